@@ -1,2 +1,134 @@
-//! Scaffold.
-fn main() {}
+//! `lab`: raises the lab, looks into it, takes it down.
+#![allow(clippy::print_stdout, reason = "results go to stdout")]
+#![allow(clippy::print_stderr, reason = "errors go to stderr")]
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use lifeline_lab::lab::{self, Lab, Wish};
+use lifeline_lab::progress::Progress;
+use lifeline_lab::{furniture, node, status, topology};
+
+/// Real systemd nodes in network namespaces of their own, on this machine. Needs root.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Raise the lab: a gateway, three nodes, a laptop
+    Up {
+        /// Install missing packages without asking
+        #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
+        yes: bool,
+        /// What agents may do by themselves
+        #[arg(long, default_value = "observe", value_parser = ["observe", "guard"])]
+        mode: String,
+    },
+    /// Take everything away, also what a killed lab left behind
+    Down,
+    /// Say what runs and how it is
+    Status {
+        #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+        output: String,
+    },
+    /// Run a command, or a shell, on a node or in gw, laptop, lan
+    Shell {
+        place: String,
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Cut a node's power and boot it again
+    PowerCycle { node: String },
+    #[command(hide = true)]
+    Standin {
+        name: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    #[command(hide = true)]
+    Supervise { node: String, root: PathBuf },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+    let progress = Progress::new();
+    match verb {
+        Verb::Up { yes, mode } => {
+            build(&progress)?;
+            Lab::up(&Wish { yes, mode }, &progress)?;
+            progress.say("the lab is up; try: cargo lab shell calypso");
+        }
+        Verb::Down => lab::down(&progress)?,
+        Verb::Status { output } => return status_of(&output),
+        Verb::Shell { place, command } => return shell(&place, command),
+        Verb::PowerCycle { node } => {
+            Lab::open()?.power_cycle(&node, &progress)?;
+        }
+        Verb::Standin { name, args } => standin(&name, &args)?,
+        Verb::Supervise { node, root } => {
+            let machine = topology::machine(&node).with_context(|| format!("no node {node}"))?;
+            node::supervise(machine, &root)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the workspace, so that nothing the lab starts is stale: `cargo run` built only this program.
+fn build(progress: &Progress) -> anyhow::Result<()> {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    cargo.args(["build", "--quiet", "--workspace", "--locked", "--manifest-path", manifest]);
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    progress.pass("building the workspace");
+    let status = cargo.status().context("run cargo build")?;
+    if !status.success() {
+        bail!("the workspace does not build ({status})");
+    }
+    progress.say("workspace built");
+    Ok(())
+}
+
+fn shell(place: &str, command: Vec<String>) -> anyhow::Result<ExitCode> {
+    let lab = Lab::open()?;
+    let argv = if command.is_empty() { vec!["/bin/bash".to_owned()] } else { command };
+    let mut child = match lab.space(place) {
+        Ok(space) => space.command(&argv),
+        Err(_) => lab.node(place)?.command(&argv),
+    };
+    let status = child.status().with_context(|| format!("run a command on {place}"))?;
+    Ok(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)))
+}
+
+fn status_of(output: &str) -> anyhow::Result<ExitCode> {
+    let status = status::Status::look()?;
+    if output == "json" {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", status.told());
+    }
+    Ok(if status.up { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn standin(name: &str, args: &[String]) -> anyhow::Result<()> {
+    match name {
+        "furniture" if args.is_empty() => Ok(furniture::build()?),
+        _ => bail!("there is no stand-in {name}"),
+    }
+}
