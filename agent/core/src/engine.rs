@@ -14,7 +14,6 @@ use crate::op::{Now, Op, Scope, Undo};
 use crate::plan::{OnUnhealthy, Plan};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::future::Future;
 use serde::{Deserialize, Serialize};
 
 /// How a step or its undoing went.
