@@ -1,0 +1,5 @@
+//! The hands: how Lifeline sees a node, guards its path, repairs it, and answers `ctl`. What is right or wrong is judged
+//! in `lifeline-core`; nothing here decides.
+#![cfg(target_os = "linux")]
+
+pub mod children;
