@@ -7,16 +7,16 @@ use std::process::Command;
 
 use crate::disk::Layer;
 use crate::error::{Doing, LabError, Result};
+use crate::names;
 use crate::pki::Authority;
 use crate::progress::Progress;
 use crate::run::{self, LIMIT};
-use crate::state::STATE;
 use crate::topology::{self, API, Kind, Machine};
 
 /// The operator's files on the laptop.
 #[must_use]
 pub fn operator_dir() -> PathBuf {
-    Path::new(STATE).join("operator")
+    names::state_dir().join("operator")
 }
 
 /// Puts agent, configuration and certificates on the workers' disks. Says no when this checkout has no agent unit.
@@ -28,7 +28,7 @@ pub fn install(mode: &str, authority: &Authority, progress: &Progress) -> Result
         return Ok(false);
     }
     let unit = fs::read(&unit).doing(|| format!("read {}", unit.display()))?;
-    let ca = Path::new(STATE).join("pki");
+    let ca = names::state_dir().join("pki");
     pki(&["init", "--cluster", "lab", "--dir", &ca.to_string_lossy()])?;
     let workers = || topology::nodes().filter(|m| m.kind == Kind::Worker);
     for machine in workers() {
@@ -41,7 +41,7 @@ pub fn install(mode: &str, authority: &Authority, progress: &Progress) -> Result
 fn install_on(machine: &Machine, mode: &str, unit: &[u8], ca: &Path) -> Result<()> {
     let layer = Layer::own(machine.name);
     let address = machine.v4().to_string();
-    let out = Path::new(STATE).join("pki-nodes").join(machine.name);
+    let out = names::state_dir().join("pki-nodes").join(machine.name);
     let (ca, made) = (ca.to_string_lossy(), out.to_string_lossy());
     pki(&["agent", machine.name, "--address", &address, "--dir", &ca, "--out", &made])?;
     for file in ["agent.crt", "agent.key", "ca.crt"] {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount as mount_fs};
 
 use crate::error::{Doing, LabError, Result};
+use crate::names;
 use crate::pki::Authority;
-use crate::state::DISKS;
 use crate::topology::{API, Kind, Machine};
 
 /// Programs of the workspace that go to every node.
@@ -46,13 +46,13 @@ impl Layer {
     /// What all nodes share.
     #[must_use]
     pub fn common() -> Self {
-        Self(Path::new(DISKS).join("common"))
+        Self(names::disks_dir().join("common"))
     }
 
     /// What one node has written, or finds written for it.
     #[must_use]
     pub fn own(name: &str) -> Self {
-        Self(Path::new(DISKS).join(name).join("upper"))
+        Self(names::disks_dir().join(name).join("upper"))
     }
 
     #[must_use]
@@ -97,7 +97,7 @@ impl Layer {
 
 /// Mounts a node's disk (in the caller's own mount namespace) and says where.
 pub fn mount(name: &str, root: &Path) -> Result<PathBuf> {
-    let dir = Path::new(DISKS).join(name);
+    let dir = names::disks_dir().join(name);
     for part in ["upper", "work", "root"] {
         fs::create_dir_all(dir.join(part)).doing(|| format!("make {}/{part}", dir.display()))?;
     }
@@ -122,6 +122,9 @@ pub fn write_common(binaries: &Path) -> Result<()> {
         let to = layer.folder_of(&format!("/usr/local/bin/{program}"))?;
         fs::copy(&from, &to).doing(|| format!("copy {}", from.display()))?;
     }
+    // The stand-in for k3s is known by its own name, as the real one is.
+    let (lab, k3s) = (layer.path("/usr/local/bin/lab"), layer.path("/usr/local/bin/k3s"));
+    fs::copy(&lab, &k3s).doing(|| format!("copy {} to {}", lab.display(), k3s.display()))?;
     for unit in MASKED {
         layer.link(&format!("/etc/systemd/system/{unit}"), "/dev/null")?;
     }

@@ -12,10 +12,10 @@ use crate::pki::Authority;
 use crate::progress::Progress;
 use crate::run::{self, Output};
 use crate::space::Space;
-use crate::state::{Lock, Phase, STATE, State};
+use crate::state::{Lock, Phase, State};
 use crate::sweep::{self, Leftovers};
 use crate::topology::{self, GATEWAY, Kind, Machine};
-use crate::{agent, disk, parts, root};
+use crate::{agent, disk, names, parts, root};
 
 /// `ctl heal` watches a node for half a minute after it is well again.
 const CTL_LIMIT: Duration = Duration::from_secs(180);
@@ -144,7 +144,7 @@ impl Lab {
         })?;
         node::kill(machine)?;
         for hierarchy in node::hierarchies() {
-            sweep::remove_cgroup(&hierarchy.join("lifeline-lab").join(name))?;
+            sweep::remove_cgroup(&hierarchy.join(names::cgroup()).join(name))?;
         }
         topology::unwire(machine)?;
         progress.say(format!("{name}: no power"));
@@ -254,10 +254,4 @@ fn build_of(binaries: &Path) -> Result<String> {
         told.push(format!("{program} {} {}", meta.len(), time.as_millis()));
     }
     Ok(told.join(", "))
-}
-
-/// Folder in which the lab keeps what is no node's.
-#[must_use]
-pub fn state_dir() -> &'static Path {
-    Path::new(STATE)
 }

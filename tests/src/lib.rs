@@ -7,6 +7,7 @@ pub mod disk;
 pub mod error;
 pub mod furniture;
 pub mod lab;
+pub mod names;
 pub mod node;
 pub mod parts;
 pub mod pki;

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
-use lifeline_lab::{furniture, node, status, topology};
+use lifeline_lab::{furniture, names, node, status, topology};
 
 /// Real systemd nodes in network namespaces of their own, on this machine. Needs root.
 #[derive(Debug, Parser)]
@@ -26,6 +26,9 @@ enum Verb {
         /// Install missing packages without asking
         #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
         yes: bool,
+        /// Trust that the workspace is built
+        #[arg(long, hide = true)]
+        no_build: bool,
         /// What agents may do by themselves
         #[arg(long, default_value = "observe", value_parser = ["observe", "guard"])]
         mode: String,
@@ -45,12 +48,10 @@ enum Verb {
     },
     /// Cut a node's power and boot it again
     PowerCycle { node: String },
+    /// Run on a node by its own unit: build what k3s and flannel would have built
     #[command(hide = true)]
-    Standin {
-        name: String,
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
+    Furnish,
+    /// Become the supervisor of a node's container
     #[command(hide = true)]
     Supervise { node: String, root: PathBuf },
 }
@@ -66,10 +67,13 @@ fn main() -> ExitCode {
 }
 
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+    names::choose_by_environment()?;
     let progress = Progress::new();
     match verb {
-        Verb::Up { yes, mode } => {
-            build(&progress)?;
+        Verb::Up { yes, no_build, mode } => {
+            if !no_build {
+                build(&progress)?;
+            }
             Lab::up(&Wish { yes, mode }, &progress)?;
             progress.say("the lab is up; try: cargo lab shell calypso");
         }
@@ -79,7 +83,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::PowerCycle { node } => {
             Lab::open()?.power_cycle(&node, &progress)?;
         }
-        Verb::Standin { name, args } => standin(&name, &args)?,
+        Verb::Furnish => furniture::build()?,
         Verb::Supervise { node, root } => {
             let machine = topology::machine(&node).with_context(|| format!("no node {node}"))?;
             node::supervise(machine, &root)?;
@@ -124,11 +128,4 @@ fn status_of(output: &str) -> anyhow::Result<ExitCode> {
         print!("{}", status.told());
     }
     Ok(if status.up { ExitCode::SUCCESS } else { ExitCode::from(3) })
-}
-
-fn standin(name: &str, args: &[String]) -> anyhow::Result<()> {
-    match name {
-        "furniture" if args.is_empty() => Ok(furniture::build()?),
-        _ => bail!("there is no stand-in {name}"),
-    }
 }

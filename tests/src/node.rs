@@ -19,7 +19,7 @@ use crate::process::{self, Process};
 use crate::run::{self, LIMIT, Output};
 use crate::state;
 use crate::topology::Machine;
-use crate::{disk, space};
+use crate::{disk, names};
 
 /// A node boots in about a second; one that needs longer than this has a unit that hangs.
 const BOOT_LIMIT: Duration = Duration::from_secs(45);
@@ -133,7 +133,9 @@ impl Node {
     fn open(&self, path: &str, flags: OFlags) -> Result<File> {
         let doing = || format!("open {path} on {}", self.name());
         let root = File::open(self.path("/")).doing(doing)?;
-        let mode = Mode::from_raw_mode(0o644);
+        // openat2 refuses a mode where nothing is created.
+        let create = flags.contains(OFlags::CREATE);
+        let mode = if create { Mode::from_raw_mode(0o644) } else { Mode::empty() };
         let flags = flags | OFlags::CLOEXEC;
         Ok(openat2(root, path, flags, mode, ResolveFlags::IN_ROOT).doing(doing)?.into())
     }
@@ -153,6 +155,7 @@ pub fn start(machine: &Machine, lab: &Path, root: &Path) -> Result<()> {
     // A session of its own: Ctrl-C at the terminal must not reach the nodes.
     let mut command = Command::new("setsid");
     command.arg("--fork").arg(lab).args(["supervise", machine.name]).arg(root);
+    command.env(names::VARIABLE, names::chosen());
     command.stdin(Stdio::null()).stdout(console).stderr(again);
     let status = command.status().doing(|| format!("start node {}", machine.name))?;
     if status.success() {
@@ -202,9 +205,10 @@ fn nspawn(machine: &Machine, disk: &Path) -> Command {
     command.args(["--capability=all", "--link-journal=no", "--timezone=off"]);
     command.arg("--system-call-filter=@keyring bpf perf_event_open");
     command.arg("--bind=/dev/net/tun");
-    command.arg(format!("--machine={}", space::namespace(machine.name)));
+    command.arg(format!("--machine={}", names::namespace(machine.name)));
     command.arg(format!("--hostname={}", machine.name));
-    command.arg(format!("--network-namespace-path={}", space::namespace_path(machine.name)));
+    command
+        .arg(format!("--network-namespace-path={}", names::namespace_path(machine.name).display()));
     command.arg("-D").arg(disk).arg("systemd.unit=multi-user.target");
     // /proc/sys/net is the namespace's own and must be writable; the rest of /proc/sys is the host's.
     command.env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network");
@@ -285,7 +289,7 @@ pub fn hierarchies() -> Vec<PathBuf> {
 }
 
 fn cgroups(name: &str) -> Vec<PathBuf> {
-    hierarchies().into_iter().map(|h| h.join("lifeline-lab").join(name)).collect()
+    hierarchies().into_iter().map(|h| h.join(names::cgroup()).join(name)).collect()
 }
 
 /// nspawn moves the container's systemd to `payload`; commands of ours stand beside its slices.

@@ -1,5 +1,6 @@
 //! What the machine must have before a lab can stand on it: looked for, explained, and installed when allowed.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -98,8 +99,20 @@ fn apt(progress: &Progress, args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     command.args(["-q", "-o", "DPkg::Lock::Timeout=120"]).args(args);
     command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
-    let out = run::run(&mut command, Duration::from_secs(900), None)?;
-    out.success().map(drop)
+    // apt writes to our stderr itself, not into a pipe of ours: killed with us, it would leave dpkg half configured.
+    let doing = || format!("run apt-get {}", args.join(" "));
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned().doing(doing)?;
+    let mut child = command.stdout(stderr).spawn().doing(doing)?;
+    let limit = Duration::from_secs(900);
+    match run::wait(&mut child, limit).doing(doing)? {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(LabError::Tool {
+            doing: doing(),
+            status: status.to_string(),
+            said: "see above".to_owned(),
+        }),
+        None => Err(LabError::TimedOut { doing: doing(), after: limit }),
+    }
 }
 
 /// Refuses early and clearly what would fail late and strangely.

@@ -2,7 +2,7 @@
 //!
 //! It is of the host's own release, so that programs built here find their libc there.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -55,7 +55,11 @@ pub fn ensure(progress: &Progress) -> Result<PathBuf> {
         return Ok(root);
     }
     fs::create_dir_all(&cache).doing(|| format!("make {}", cache.display()))?;
-    clear_unfinished(&cache)?;
+    let _lock = lock(&cache, progress)?;
+    if root.join("usr/lib/systemd/systemd").is_file() {
+        return Ok(root);
+    }
+    clear(&cache)?;
     progress.say(format!(
         "building the nodes' Debian root ({}, about 280 MB, once; usually 40 to 60 s) from {}",
         recipe.codename, recipe.mirror
@@ -79,8 +83,38 @@ pub fn cache() -> Result<PathBuf> {
     Ok(base.join("lifeline"))
 }
 
-/// A build that was cut off leaves a folder that is no root; the next build starts from nothing.
-pub fn clear_unfinished(cache: &Path) -> Result<()> {
+/// Waits until nobody else builds a root here: it would be the same one.
+fn lock(cache: &Path, progress: &Progress) -> Result<File> {
+    let path = cache.join("lock");
+    let doing = || format!("lock {}", path.display());
+    let file = File::create(&path).doing(doing)?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error).doing(doing),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > LIMIT => {
+                return Err(LabError::TimedOut { doing: doing(), after: LIMIT });
+            }
+            Err(TryLockError::WouldBlock) => {
+                progress.pass("root: another lab is building it");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+    }
+}
+
+/// Removes what a build that was cut off has left, unless somebody builds just now.
+pub fn clear_unfinished() -> Result<()> {
+    let cache = cache()?;
+    match File::open(cache.join("lock")) {
+        Ok(file) if file.try_lock().is_ok() => clear(&cache),
+        _ => Ok(()),
+    }
+}
+
+/// A folder in building is no root; the next build starts from nothing. For the holder of the lock.
+fn clear(cache: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(cache) else { return Ok(()) };
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with("building-") {

@@ -10,20 +10,8 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 
 use crate::error::{Doing, LabError, Result};
+use crate::names;
 use crate::run::{self, LIMIT, Output};
-
-/// Begins the name of everything the lab makes on the host.
-pub const PREFIX: &str = "lifeline-";
-
-#[must_use]
-pub fn namespace(name: &str) -> String {
-    format!("{PREFIX}{name}")
-}
-
-#[must_use]
-pub fn namespace_path(name: &str) -> String {
-    format!("/run/netns/{PREFIX}{name}")
-}
 
 /// A place without a userland of its own.
 #[derive(Debug, Clone)]
@@ -36,7 +24,10 @@ impl Space {
     #[must_use]
     pub fn command<S: AsRef<OsStr>>(&self, argv: &[S]) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", namespace_path(&self.name))).arg("--").args(argv);
+        command
+            .arg(format!("--net={}", names::namespace_path(&self.name).display()))
+            .arg("--")
+            .args(argv);
         command
     }
 

@@ -8,13 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, LabError, Result};
+use crate::names;
 use crate::process::Process;
-
-/// Gone with the machine's next boot, as are the processes it tells of.
-pub const STATE: &str = "/run/lifeline-lab";
-/// The nodes' disks: on a real file system, because a journal's fsync must mean something.
-pub const DISKS: &str = "/var/tmp/lifeline-lab";
-const LOCK: &str = "/run/lifeline-lab.lock";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,7 +33,7 @@ pub struct State {
 impl State {
     /// What is written down, if anything. A file that cannot be read is an error, not an absent lab.
     pub fn read() -> Result<Option<Self>> {
-        let path = Path::new(STATE).join("state.json");
+        let path = names::state_dir().join("state.json");
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.doing(|| format!("read {}", path.display()))?,
@@ -51,9 +46,10 @@ impl State {
     pub fn write(&self) -> Result<()> {
         let text = serde_json::to_string_pretty(self)
             .map_err(|source| LabError::Format { what: "the lab's state".to_owned(), source })?;
-        let path = Path::new(STATE).join("state.json");
-        let new = Path::new(STATE).join("state.json.new");
-        fs::create_dir_all(STATE).doing(|| format!("make {STATE}"))?;
+        let path = names::state_dir().join("state.json");
+        let new = names::state_dir().join("state.json.new");
+        let dir = names::state_dir();
+        fs::create_dir_all(&dir).doing(|| format!("make {}", dir.display()))?;
         fs::write(&new, text).doing(|| format!("write {}", new.display()))?;
         fs::rename(&new, &path).doing(|| format!("write {}", path.display()))
     }
@@ -62,7 +58,7 @@ impl State {
 /// Where one node's runtime facts are.
 #[must_use]
 pub fn node_dir(name: &str) -> PathBuf {
-    Path::new(STATE).join("nodes").join(name)
+    names::state_dir().join("nodes").join(name)
 }
 
 /// The container supervisor of a node, as it wrote itself down before it became `systemd-nspawn`.
@@ -76,49 +72,54 @@ pub fn supervisor(name: &str) -> Option<Process> {
 /// Held while the lab is being changed. The kernel lets go of it when the holder dies, however it dies.
 #[derive(Debug)]
 pub struct Lock {
+    path: PathBuf,
     _file: File,
 }
 
 impl Lock {
     pub fn take(doing: &str) -> Result<Self> {
+        let path = names::lock_file();
+        let shown = path.display().to_string();
         for _ in 0..20 {
             let mut file = File::options()
                 .read(true)
                 .write(true)
                 .create(true)
                 .truncate(false)
-                .open(LOCK)
-                .doing(|| format!("open {LOCK}"))?;
+                .open(&path)
+                .doing(|| format!("open {shown}"))?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(held_by_other(&mut file)),
-                Err(TryLockError::Error(e)) => return Err(e).doing(|| format!("lock {LOCK}")),
+                Err(TryLockError::Error(e)) => return Err(e).doing(|| format!("lock {shown}")),
             }
             // The last holder removed the file between our open and our lock: then ours is a lock on nothing.
-            let same =
-                fs::metadata(LOCK).is_ok_and(|m| file.metadata().is_ok_and(|f| f.ino() == m.ino()));
-            if !same {
+            if !is_still(&file, &path) {
                 continue;
             }
-            file.set_len(0).and_then(|()| file.rewind()).doing(|| format!("write {LOCK}"))?;
+            file.set_len(0).and_then(|()| file.rewind()).doing(|| format!("write {shown}"))?;
             write!(file, "{doing} (pid {})", std::process::id())
-                .doing(|| format!("write {LOCK}"))?;
-            return Ok(Self { _file: file });
+                .doing(|| format!("write {shown}"))?;
+            return Ok(Self { path, _file: file });
         }
-        Err(LabError::Refused(format!("lock {LOCK}: it is replaced again and again")))
+        Err(LabError::Refused(format!("lock {shown}: it is replaced again and again")))
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        fs::remove_file(LOCK).ok();
+        fs::remove_file(&self.path).ok();
     }
+}
+
+fn is_still(file: &File, path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|m| file.metadata().is_ok_and(|f| f.ino() == m.ino()))
 }
 
 fn held_by_other(file: &mut File) -> LabError {
     let mut holder = String::new();
     file.read_to_string(&mut holder).ok();
     LabError::Refused(format!(
-        "the lab is being changed by another: {holder}\n  try: wait for it, or end it; there is one lab on a machine"
+        "the lab is being changed by another: {holder}\n  try: wait for it, or end it"
     ))
 }

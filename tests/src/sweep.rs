@@ -12,11 +12,10 @@ use nix::mount::{MntFlags, umount2};
 use rustix::process::Signal;
 
 use crate::error::{Doing, LabError, Result};
+use crate::names;
 use crate::node;
 use crate::process::{self, Process};
 use crate::run;
-use crate::space::PREFIX;
-use crate::state::{DISKS, STATE};
 use crate::{root, state};
 
 const LIMIT: Duration = Duration::from_secs(15);
@@ -37,7 +36,7 @@ impl Leftovers {
         let namespaces = namespaces()?;
         let cgroups: Vec<PathBuf> = node::hierarchies()
             .into_iter()
-            .map(|h| h.join("lifeline-lab"))
+            .map(|h| h.join(names::cgroup()))
             .filter(|p| p.is_dir())
             .collect();
         let processes = processes(&namespaces, &cgroups);
@@ -84,7 +83,7 @@ pub fn sweep() -> Result<Leftovers> {
     for path in locks().iter().chain(&found.files) {
         remove(path)?;
     }
-    root::cache().and_then(|cache| root::clear_unfinished(&cache))?;
+    root::clear_unfinished()?;
     leave_folders();
     let left = Leftovers::find()?;
     if left.is_empty() {
@@ -132,17 +131,13 @@ fn processes(namespaces: &[String], cgroups: &[PathBuf]) -> Vec<Process> {
     found.into_iter().filter_map(Process::of).collect()
 }
 
-/// Whether `pid` is, or is about to become, the supervisor of a node.
+/// Whether `pid` is, or is about to become, the supervisor of a node of this lab.
 fn supervises(pid: i32) -> bool {
     let arguments = process::arguments(pid);
-    let program = arguments.first().and_then(|a| Path::new(a).file_name()).and_then(|n| n.to_str());
-    match program {
-        Some("systemd-nspawn") => {
-            arguments.iter().any(|a| a.starts_with(&format!("--machine={PREFIX}")))
-        }
-        Some("lab") => arguments.get(1).is_some_and(|a| a == "supervise"),
-        _ => false,
-    }
+    let machine = format!("--machine={}", names::prefix());
+    let becoming = arguments.iter().any(|a| a == "supervise")
+        && arguments.iter().any(|a| Path::new(a).starts_with(names::disks_dir()));
+    becoming || arguments.iter().any(|a| a.starts_with(&machine))
 }
 
 fn namespaces() -> Result<Vec<String>> {
@@ -156,19 +151,21 @@ fn names_in(dir: &Path) -> Result<Vec<String>> {
         other => other.doing(|| format!("read {}", dir.display()))?,
     };
     let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-    Ok(names.filter(|n| n.starts_with(PREFIX)).collect())
+    Ok(names.filter(|n| n.starts_with(names::prefix())).collect())
 }
 
 /// Mounts of ours in this mount namespace: there should be none but the namespaces' own, which `ip` removes.
 fn mounts() -> Result<Vec<PathBuf>> {
     let text = fs::read_to_string("/proc/self/mountinfo").doing(|| "read the mounts".to_owned())?;
     let points = text.lines().filter_map(|l| l.split(' ').nth(4)).map(PathBuf::from);
-    Ok(points.filter(|p| p.starts_with(DISKS) || p.starts_with(STATE)).collect())
+    Ok(points
+        .filter(|p| p.starts_with(names::disks_dir()) || p.starts_with(names::state_dir()))
+        .collect())
 }
 
 fn files() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> =
-        [STATE, DISKS].iter().map(PathBuf::from).filter(|p| p.exists()).collect();
+        [names::state_dir(), names::disks_dir()].into_iter().filter(|p| p.exists()).collect();
     // nspawn makes one folder per machine name here and forgets it when it is killed.
     for dir in ["/run/systemd/nspawn/propagate", "/run/systemd/nspawn/unix-export"] {
         let names = names_in(Path::new(dir)).unwrap_or_default();
@@ -179,7 +176,7 @@ fn files() -> Vec<PathBuf> {
 
 /// Locks of nspawn that our supervisors noted, as far as nobody holds them now.
 fn locks() -> Vec<PathBuf> {
-    let Ok(nodes) = fs::read_dir(Path::new(STATE).join("nodes")) else { return Vec::new() };
+    let Ok(nodes) = fs::read_dir(names::state_dir().join("nodes")) else { return Vec::new() };
     let noted = nodes.flatten().filter_map(|n| fs::read_to_string(n.path().join("locks")).ok());
     let paths: Vec<PathBuf> =
         noted.flat_map(|t| t.lines().map(PathBuf::from).collect::<Vec<_>>()).collect();

@@ -16,7 +16,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::error::{Doing, Result};
 use crate::run::{self, LIMIT};
-use crate::space::{self, PREFIX};
+use crate::{names, space};
 
 /// A net behind the gateway: its bridge, and the first three groups of its addresses.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,8 +136,9 @@ pub fn wire(machine: &Machine) -> Result<()> {
         GATEWAY,
         &[
             format!(
-                "link add v-{name} type veth peer name eth0 address {} netns {PREFIX}{name}",
-                machine.mac()
+                "link add v-{name} type veth peer name eth0 address {} netns {}",
+                machine.mac(),
+                names::namespace(name)
             ),
             format!("link set v-{name} master {} up", net.bridge),
         ],
@@ -157,14 +158,14 @@ pub fn wire(machine: &Machine) -> Result<()> {
 
 /// Takes a machine's namespace away with all that is in it: what a power cut does to a kernel's network state.
 pub fn unwire(machine: &Machine) -> Result<()> {
-    run::host("ip", &["netns", "delete", &space::namespace(machine.name)])?.success()?;
+    run::host("ip", &["netns", "delete", &names::namespace(machine.name)])?.success()?;
     // The peer goes with the namespace, but asynchronously; a name that is still taken would fail the next `wire`.
     ip(GATEWAY, &[format!("link delete v-{}", machine.name)]).ok();
     Ok(())
 }
 
 fn add_namespace(name: &str, sysctls: &[(&str, &str)]) -> Result<()> {
-    let namespace = space::namespace(name);
+    let namespace = names::namespace(name);
     run::host("ip", &["netns", "add", &namespace])?.success()?;
     // A new namespace inherits the host's ipv4 settings; these make it the same everywhere, and as in the captures.
     let common = [
@@ -190,7 +191,7 @@ fn add_namespace(name: &str, sysctls: &[(&str, &str)]) -> Result<()> {
 
 fn ip(name: &str, lines: &[String]) -> Result<()> {
     let mut command = std::process::Command::new("ip");
-    command.args(["-n", &space::namespace(name), "-batch", "-"]);
+    command.args(["-n", &names::namespace(name), "-batch", "-"]);
     run::run(&mut command, LIMIT, Some(lines.join("\n").as_bytes()))?.success()?;
     Ok(())
 }

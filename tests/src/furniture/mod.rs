@@ -1,5 +1,5 @@
 //! What k3s, flannel, kube-proxy and the CNI plugins have built on a worker by the time it is Ready, made on the node
-//! itself by `lab standin furniture`.
+//! itself by `lab furnish`.
 //!
 //! Copied from: flannel's vxlan backend (`flannel.1`: VNI 1, port 8472, `nolearning`, one neighbour, one FDB entry and one
 //! `onlink` route per remote node), the bridge plugin (`cni0`), portmap and kube-proxy (the chains of a dump of a real
