@@ -3,3 +3,4 @@
 #![cfg(target_os = "linux")]
 
 pub mod children;
+pub mod netfilter;
