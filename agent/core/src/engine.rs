@@ -187,7 +187,6 @@ struct Reading<'a, O: Op> {
     confirmed: bool,
     /// Judgement after the last step or undo.
     judged: Option<Health>,
-    closed: Option<Ending>,
 }
 
 fn read<O: Op>(entries: &[Entry<O>]) -> Option<Reading<'_, O>> {
@@ -204,7 +203,6 @@ fn read<O: Op>(entries: &[Entry<O>]) -> Option<Reading<'_, O>> {
         cancelled: false,
         confirmed: false,
         judged: None,
-        closed: None,
     };
     for entry in &entries[1..] {
         match &entry.event {
@@ -229,7 +227,8 @@ fn read<O: Op>(entries: &[Entry<O>]) -> Option<Reading<'_, O>> {
             Event::Judged { health, .. } => r.judged = Some(*health),
             Event::Confirmed { .. } => r.confirmed = true,
             Event::Cancelled { .. } => r.cancelled = true,
-            Event::Closed { ending } => r.closed = Some(*ending),
+            // Something was written after the end: not by this program.
+            Event::Closed { .. } => return None,
         }
     }
     Some(r)
@@ -237,10 +236,11 @@ fn read<O: Op>(entries: &[Entry<O>]) -> Option<Reading<'_, O>> {
 
 /// Decides what is to be done next, from the journal and the present moment alone.
 pub fn next<O: Op>(entries: &[Entry<O>], here: &Stamp) -> Next {
-    let Some(r) = read(entries) else { return Next::Close(Ending::Stuck) };
-    if let Some(ending) = r.closed {
-        return Next::Ended(ending);
+    // An end that is written stands, whatever else the journal holds.
+    if let Some(Event::Closed { ending }) = entries.last().map(|e| &e.event) {
+        return Next::Ended(*ending);
     }
+    let Some(r) = read(entries) else { return Next::Close(Ending::Stuck) };
     let steps = &r.plan.steps;
     let index = |id: u32| id as usize;
     // A failed undo is never retried blindly.
@@ -410,8 +410,8 @@ async fn take<O: Op, H: Host<O>, J: Journal<O>>(
     id: u32,
 ) -> Result<(), J::Error> {
     let Some((op, begun)) = step_of(journal.entries(), id) else { return Ok(()) };
-    let redo = begun.is_some();
     let outcome = match host.look(&op).await {
+        // Without a first look there is no pre-image: nothing was touched, and nothing is to be undone.
         Err(why) => Outcome::Failed { why, retryable: true },
         Ok(seen) => {
             let before = match begun {
@@ -430,8 +430,6 @@ async fn take<O: Op, H: Host<O>, J: Journal<O>>(
             }
         }
     };
-    // A step whose first look failed has no pre-image: nothing was touched, and nothing is to be undone.
-    let _ = redo;
     let now = host.now();
     journal.append(now, Event::Ended { step: id, outcome }).await
 }

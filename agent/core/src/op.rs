@@ -281,12 +281,11 @@ pub enum Seen {
     },
 }
 
-fn by_parts<T: PartialEq>(before: &[T], now: &[T], absent: &[T], present: &[T]) -> Now {
+/// Each element has two states only, so what is not as wanted is as it was, or was put back by somebody: either way
+/// something is left to do, and nothing can be foreign.
+fn by_parts<T: PartialEq>(now: &[T], absent: &[T], present: &[T]) -> Now {
     let settled =
         absent.iter().all(|x| !now.contains(x)) && present.iter().all(|x| now.contains(x));
-    // Each element has two states only, so what is not as wanted is as it was, or was put back by somebody:
-    // either way there is something left to do. `before` cannot make it foreign.
-    let _ = before;
     if settled { Now::Settled } else { Now::Pending }
 }
 
@@ -370,16 +369,12 @@ impl Op for NodeOp {
                     Now::Settled
                 }
             }
-            (
-                Self::Rules { absent, present, .. },
-                Seen::Rules { there: b },
-                Seen::Rules { there },
-            ) => by_parts(b, there, absent, present),
-            (
-                Self::Routes { absent, present, .. },
-                Seen::Routes { there: b },
-                Seen::Routes { there },
-            ) => by_parts(b, there, absent, present),
+            (Self::Rules { absent, present, .. }, _, Seen::Rules { there }) => {
+                by_parts(there, absent, present)
+            }
+            (Self::Routes { absent, present, .. }, _, Seen::Routes { there }) => {
+                by_parts(there, absent, present)
+            }
             (
                 Self::Netfilter { absent, absent_chains, present, present_chains, .. },
                 _,

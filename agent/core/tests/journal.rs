@@ -13,7 +13,11 @@ fn entries() -> Vec<Entry<NodeOp>> {
     ];
     (0..)
         .zip(events)
-        .map(|(seq, event)| Entry { seq, stamp: Stamp { boot: "b".into(), ms: seq, wall_ms: 0 }, event })
+        .map(|(seq, event)| Entry {
+            seq,
+            stamp: Stamp { boot: "b".into(), ms: seq, wall_ms: 0 },
+            event,
+        })
         .collect()
 }
 
@@ -72,7 +76,10 @@ fn a_flipped_bit_in_the_middle_is_damage_and_names_its_line() {
 fn a_missing_line_is_damage() {
     let all = entries();
     let raw = bytes(&[all[0].clone(), all[2].clone()]);
-    assert_eq!(journal::decode::<NodeOp>(&raw).unwrap_err(), Damage::Order { line: 2, found: 2, wanted: 1 });
+    assert_eq!(
+        journal::decode::<NodeOp>(&raw).unwrap_err(),
+        Damage::Order { line: 2, found: 2, wanted: 1 }
+    );
 }
 
 #[test]
@@ -94,6 +101,9 @@ fn an_op_of_a_newer_version_reads_as_unknown() {
 /// CRC-32 (IEEE) bit by bit: another program than the one under test.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, b| {
-        (0..8).fold(crc ^ u32::from(*b), |c, _| if c & 1 == 1 { (c >> 1) ^ 0xEDB8_8320 } else { c >> 1 })
+        (0..8).fold(
+            crc ^ u32::from(*b),
+            |c, _| if c & 1 == 1 { (c >> 1) ^ 0xEDB8_8320 } else { c >> 1 },
+        )
     })
 }

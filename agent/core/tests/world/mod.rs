@@ -1,0 +1,381 @@
+//! A node made of its own observation: looks read it, acts change it, a power cut makes the kernel forget.
+#![allow(dead_code, reason = "shared by several test files, each of which uses a part")]
+
+use core::cell::RefCell;
+use core::pin::pin;
+use core::task::{Context, Poll, Waker};
+use lifeline_core::clock::Stamp;
+use lifeline_core::diagnosis::Health;
+use lifeline_core::engine::{Entry, Event, Failure, Host, Journal, Judgement};
+use lifeline_core::observation::{NfTable, Observation};
+use lifeline_core::op::{NodeOp, PlacedRule, Prefs, Seen};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+/// Runs a future that never really waits.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(out) = future.as_mut().poll(&mut cx) {
+            return out;
+        }
+    }
+}
+
+/// What lies on the node's disk and in its daemons, beside what an observation holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    pub prefs: BTreeMap<u32, Prefs>,
+    pub quarantine: BTreeSet<String>,
+    pub invocations: u32,
+    pub flows: u32,
+}
+
+/// The node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub seen: Observation,
+    pub extra: Extra,
+}
+
+/// When and how the next crash comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// At the n-th append: the entry is lost.
+    Lost(u32),
+    /// At the n-th append: the entry is kept.
+    Kept(u32),
+    /// At the n-th act: nothing of it happened.
+    BeforeAct(u32),
+    /// At the n-th act: half of it happened.
+    InAct(u32),
+    /// At the n-th act: it happened, and nobody could write it down.
+    AfterAct(u32),
+    /// Never.
+    Never,
+}
+
+/// Node, clock and crash, shared by host and journal.
+pub struct World {
+    pub node: Node,
+    pub boot: String,
+    pub ms: u64,
+    pub cut: Cut,
+    pub refuse: Option<u32>,
+    pub appends: u32,
+    pub acts: u32,
+    pub dead: bool,
+    pub judge: Box<dyn Fn(&Node) -> Health + Send>,
+}
+
+pub type Shared = Arc<Mutex<World>>;
+
+impl World {
+    pub fn new(node: Node, judge: impl Fn(&Node) -> Health + Send + 'static) -> Shared {
+        Arc::new(Mutex::new(Self {
+            node,
+            boot: "boot-1".into(),
+            ms: 1_000,
+            cut: Cut::Never,
+            refuse: None,
+            appends: 0,
+            acts: 0,
+            dead: false,
+            judge: Box::new(judge),
+        }))
+    }
+
+    fn stamp(&mut self) -> Stamp {
+        self.ms += 1;
+        Stamp { boot: self.boot.clone(), ms: self.ms, wall_ms: self.ms }
+    }
+}
+
+pub struct Hands(pub Shared);
+
+pub struct Paper {
+    pub world: Shared,
+    pub entries: Vec<Entry<NodeOp>>,
+}
+
+#[derive(Debug)]
+pub struct Crash;
+
+impl Journal<NodeOp> for Paper {
+    type Error = Crash;
+
+    fn entries(&self) -> &[Entry<NodeOp>] {
+        &self.entries
+    }
+
+    async fn append(&mut self, stamp: Stamp, event: Event<NodeOp>) -> Result<(), Crash> {
+        let mut w = self.world.lock().unwrap();
+        if w.dead {
+            return Err(Crash);
+        }
+        w.appends += 1;
+        let n = w.appends;
+        let entry = Entry { seq: self.entries.len() as u64, stamp, event };
+        match w.cut {
+            Cut::Lost(at) if at == n => {
+                w.dead = true;
+                Err(Crash)
+            }
+            Cut::Kept(at) if at == n => {
+                self.entries.push(entry);
+                w.dead = true;
+                Err(Crash)
+            }
+            _ => {
+                self.entries.push(entry);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Host<NodeOp> for Hands {
+    fn now(&mut self) -> Stamp {
+        self.0.lock().unwrap().stamp()
+    }
+
+    async fn wait(&mut self, ms: u64) {
+        self.0.lock().unwrap().ms += ms;
+    }
+
+    async fn look(&mut self, op: &NodeOp) -> Result<Seen, String> {
+        Ok(self.0.lock().unwrap().node.look(op))
+    }
+
+    async fn act(&mut self, op: &NodeOp, _before: &Seen) -> Result<(), Failure> {
+        let mut w = self.0.lock().unwrap();
+        if w.dead {
+            return Ok(());
+        }
+        w.acts += 1;
+        let n = w.acts;
+        match w.cut {
+            Cut::BeforeAct(at) if at == n => w.dead = true,
+            Cut::InAct(at) if at == n => {
+                w.node.act(op, true);
+                w.dead = true;
+            }
+            Cut::AfterAct(at) if at == n => {
+                w.node.act(op, false);
+                w.dead = true;
+            }
+            _ if w.refuse == Some(n) => {
+                return Err(Failure { why: "refused by the test".into(), retryable: false });
+            }
+            _ => w.node.act(op, false),
+        }
+        Ok(())
+    }
+
+    async fn judge(&mut self) -> Judgement {
+        let w = self.0.lock().unwrap();
+        Judgement {
+            health: (w.judge)(&w.node),
+            findings: vec![],
+            summary: "judged by the test".into(),
+        }
+    }
+}
+
+impl Node {
+    pub fn look(&self, op: &NodeOp) -> Seen {
+        let s = &self.seen;
+        match op {
+            NodeOp::ExitNodeOff { process, .. } | NodeOp::ExitNodeOn { process, .. } => {
+                let alive =
+                    s.processes.iter().any(|p| p.pid == process.pid && p.start == process.start);
+                Seen::Prefs { prefs: self.extra.prefs.get(&process.pid).filter(|_| alive).cloned() }
+            }
+            NodeOp::Stopped { process, .. } => Seen::Process {
+                alive: s.processes.iter().any(|p| p.pid == process.pid && p.start == process.start),
+            },
+            NodeOp::Rules { absent, present, .. } => Seen::Rules {
+                there: s
+                    .rules
+                    .iter()
+                    .filter(|r| absent.contains(r) || present.contains(r))
+                    .cloned()
+                    .collect(),
+            },
+            NodeOp::Routes { absent, present, .. } => Seen::Routes {
+                there: s
+                    .routes
+                    .iter()
+                    .filter(|r| absent.contains(r) || present.contains(r))
+                    .cloned()
+                    .collect(),
+            },
+            NodeOp::Netfilter {
+                backend,
+                family,
+                table,
+                absent,
+                absent_chains,
+                present,
+                present_chains,
+                ..
+            } => {
+                let Some(t) = s
+                    .netfilter
+                    .iter()
+                    .find(|t| t.backend == *backend && t.family == *family && t.name == *table)
+                else {
+                    return Seen::Netfilter { chains: vec![], rules: vec![] };
+                };
+                let named = |c: &str| {
+                    absent_chains.iter().any(|a| a == c)
+                        || present_chains.iter().any(|a| a.name == c)
+                };
+                let listed = |r: &lifeline_core::observation::NfRule| {
+                    let same = |o: &lifeline_core::observation::NfRule| {
+                        o.chain == r.chain && o.spec == r.spec
+                    };
+                    named(&r.chain)
+                        || absent.iter().any(same)
+                        || present.iter().any(|p| same(&p.rule))
+                };
+                Seen::Netfilter {
+                    chains: t.chains.iter().filter(|c| named(&c.name)).cloned().collect(),
+                    rules: placed(t).into_iter().filter(|p| listed(&p.rule)).collect(),
+                }
+            }
+            NodeOp::LinkGone { name, .. } => {
+                Seen::Link { link: s.links.iter().find(|l| l.name == *name).cloned() }
+            }
+            NodeOp::ResolvConf { .. } => Seen::Resolv { resolv: s.resolv.clone() },
+            NodeOp::Sysctl { key, .. } => Seen::Sysctl { value: s.sysctls.get(key).cloned() },
+            NodeOp::Quarantined { path } | NodeOp::Released { path, .. } => Seen::Path {
+                at_home: s.paths.contains(path),
+                quarantine: self.extra.quarantine.get(path).cloned(),
+            },
+            NodeOp::FlowsGone { .. } => Seen::Flows { count: self.extra.flows },
+            NodeOp::Restarted { .. } => Seen::Unit {
+                invocation: format!("invocation-{}", self.extra.invocations),
+                active: "active".into(),
+            },
+        }
+    }
+
+    /// Brings the target where it is wanted; only the first half of its parts when `half`.
+    pub fn act(&mut self, op: &NodeOp, half: bool) {
+        let most = |n: usize| if half { n / 2 } else { n };
+        let s = &mut self.seen;
+        match op {
+            NodeOp::ExitNodeOff { process, .. } if !half => {
+                if let Some(p) = self.extra.prefs.get_mut(&process.pid) {
+                    *p = Prefs::default();
+                }
+            }
+            NodeOp::ExitNodeOn { process, prefs, .. } if !half => {
+                self.extra.prefs.insert(process.pid, prefs.clone());
+            }
+            NodeOp::Stopped { process, .. } if !half => {
+                s.processes.retain(|p| p.pid != process.pid);
+            }
+            NodeOp::Rules { absent, present, .. } => {
+                for r in absent.iter().take(most(absent.len())) {
+                    s.rules.retain(|x| x != r);
+                }
+                for r in present.iter().take(most(present.len())) {
+                    if !s.rules.contains(r) {
+                        s.rules.push(r.clone());
+                    }
+                }
+                s.rules.sort();
+            }
+            NodeOp::Routes { absent, present, .. } => {
+                for r in absent.iter().take(most(absent.len())) {
+                    s.routes.retain(|x| x != r);
+                }
+                for r in present.iter().take(most(present.len())) {
+                    if !s.routes.contains(r) {
+                        s.routes.push(r.clone());
+                    }
+                }
+                s.routes.sort();
+            }
+            // A netfilter table changes in one transaction: never by half.
+            NodeOp::Netfilter {
+                backend,
+                family,
+                table,
+                absent,
+                absent_chains,
+                present,
+                present_chains,
+                ..
+            } if !half => {
+                if let Some(t) = s
+                    .netfilter
+                    .iter_mut()
+                    .find(|t| t.backend == *backend && t.family == *family && t.name == *table)
+                {
+                    t.rules.retain(|r| {
+                        !absent_chains.contains(&r.chain)
+                            && !absent.iter().any(|a| a.chain == r.chain && a.spec == r.spec)
+                    });
+                    t.chains.retain(|c| !absent_chains.contains(&c.name));
+                    for c in present_chains {
+                        if !t.chains.iter().any(|x| x.name == c.name) {
+                            t.chains.push(c.clone());
+                        }
+                    }
+                    for p in present {
+                        put(t, p);
+                    }
+                    t.chains.sort();
+                }
+            }
+            NodeOp::LinkGone { name, .. } if !half => s.links.retain(|l| l.name != *name),
+            NodeOp::ResolvConf { wanted } if !half => s.resolv = Some(wanted.clone()),
+            NodeOp::Sysctl { key, value } if !half => {
+                s.sysctls.insert(key.clone(), value.clone());
+            }
+            NodeOp::Quarantined { path } if !half => {
+                s.paths.retain(|p| p != path);
+                self.extra.quarantine.insert(path.clone());
+            }
+            NodeOp::Released { path, .. } if !half => {
+                self.extra.quarantine.remove(path);
+                s.paths.push(path.clone());
+                s.paths.sort();
+            }
+            NodeOp::FlowsGone { .. } if !half => self.extra.flows = 0,
+            NodeOp::Restarted { .. } if !half => self.extra.invocations += 1,
+            _ => {}
+        }
+    }
+}
+
+fn placed(t: &NfTable) -> Vec<PlacedRule> {
+    let places: RefCell<BTreeMap<&str, u32>> = RefCell::default();
+    t.rules
+        .iter()
+        .map(|r| {
+            let mut places = places.borrow_mut();
+            let place = places.entry(&r.chain).or_default();
+            *place += 1;
+            PlacedRule { place: *place, rule: r.clone() }
+        })
+        .collect()
+}
+
+fn put(t: &mut NfTable, p: &PlacedRule) {
+    if t.rules.iter().any(|r| r.chain == p.rule.chain && r.spec == p.rule.spec) {
+        return;
+    }
+    let at = t
+        .rules
+        .iter()
+        .enumerate()
+        .filter(|(_, r)| r.chain == p.rule.chain)
+        .nth(p.place as usize - 1)
+        .map_or(t.rules.len(), |(i, _)| i);
+    t.rules.insert(at, p.rule.clone());
+}
