@@ -1,2 +1,51 @@
-//! Scaffold.
-fn main() {}
+//! The operator's command: reaches agents, shows plans, asks, heals, and proves it.
+
+mod cli;
+mod error;
+mod exit;
+mod files;
+mod out;
+mod pki;
+mod verbs;
+
+use clap::Parser;
+use cli::{Cli, Verb};
+use error::CommandError;
+use exit::Exit;
+use out::Out;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            // Nobody is left to tell when the terminal is gone.
+            drop(error.print());
+            return exit.into();
+        }
+    };
+    let out = Out::new(cli.global.output);
+    let exit = run(&cli, out).unwrap_or_else(|error| {
+        out.error(&error);
+        error.exit()
+    });
+    exit.into()
+}
+
+fn run(cli: &Cli, out: Out) -> error::Outcome {
+    // One provider for everything that speaks TLS here; a second call would only say that it is there already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::failed)?;
+    let done = runtime.block_on(async {
+        match &cli.verb {
+            Verb::Pki(args) => verbs::pki::run(args, out),
+        }
+    });
+    // A blocked read of the terminal must not keep the program from ending.
+    runtime.shutdown_background();
+    done
+}

@@ -1,0 +1,54 @@
+//! The command line: global options here, each verb's own arguments in its own file.
+
+use crate::exit;
+use crate::out::Format;
+use crate::verbs;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "Examples:
+  ctl status                       every node of the configuration
+  ctl diagnose calypso             what is wrong with it, and how that is known
+  ctl heal calypso                 shows the plan, asks, heals, proves it
+  ctl heal calypso --yes --up-to clean --report incident.md
+  ctl --socket /run/lifeline/agent.sock heal calypso     on the node itself, as root";
+
+/// Brings Kubernetes nodes back.
+#[derive(Debug, Parser)]
+#[command(name = "ctl", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(after_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
+pub struct Cli {
+    /// Options of every verb
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Global {
+    /// Configuration file [default: ~/.config/lifeline/ctl.toml]
+    #[arg(
+        long,
+        global = true,
+        env = "LIFELINE_CONFIG",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub config: Option<PathBuf>,
+    /// Reach the agent of this machine over its unix socket instead of the network; root only
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// How results are written; progress goes to stderr either way
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make and show certificates
+    Pki(verbs::pki::Args),
+}

@@ -1,0 +1,263 @@
+//! Making certificates: the authority, agents, operators and viewers.
+
+use super::PkiError;
+use super::card::Card;
+use super::subject::{Role, Subject, authority, host};
+use crate::files::{self, Present};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use time::{Duration, OffsetDateTime};
+
+/// Clocks of nodes and laptops differ; a certificate is valid a little before it is made.
+const BACKDATE: Duration = Duration::hours(1);
+
+/// A certificate's lifetime from now.
+#[derive(Clone, Copy, Debug)]
+pub struct Days(pub u16);
+
+impl Days {
+    fn window(self) -> Result<(OffsetDateTime, OffsetDateTime), PkiError> {
+        let now = OffsetDateTime::now_utc();
+        let from = now.checked_sub(BACKDATE).ok_or(PkiError::Clock)?;
+        let until = now.checked_add(Duration::days(self.0.into())).ok_or(PkiError::Clock)?;
+        Ok((from, until))
+    }
+}
+
+/// Files that were written.
+#[derive(Debug)]
+pub struct Written {
+    /// The certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// What it says.
+    pub card: Card,
+}
+
+/// Creates a cluster's certificate authority; refuses to touch one that is there.
+pub fn init(cluster: &str, dir: &Path, days: Days) -> Result<Written, PkiError> {
+    host("cluster", cluster)?;
+    let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
+    for path in [&cert, &key] {
+        if path.symlink_metadata().is_ok() {
+            return Err(files::FileError::Exists { path: path.clone() }.into());
+        }
+    }
+    let issue = |source| PkiError::Issue { subject: format!("the authority of {cluster}"), source };
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::OrganizationName, cluster);
+    params.distinguished_name.push(DnType::CommonName, format!("Lifeline CA of {cluster}"));
+    // Constrained(0): what it signs cannot sign on.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.subject_alt_names = vec![uri(&authority(cluster)).map_err(issue)?];
+    (params.not_before, params.not_after) = days.window()?;
+    let pair = KeyPair::generate().map_err(issue)?;
+    let made = params.self_signed(&pair).map_err(issue)?;
+    files::create_dir(dir)?;
+    files::write(&key, &pair.serialize_pem(), 0o600, Present::Keep)?;
+    files::write(&cert, &made.pem(), 0o644, Present::Keep)?;
+    let card = Card::from_file(&cert)?;
+    Ok(Written { cert, key, card })
+}
+
+/// Issues an agent's certificate: it serves, under its node's name and addresses, and may call nobody.
+pub fn agent(
+    node: &str,
+    addresses: &[IpAddr],
+    ca: &Path,
+    out: &Path,
+    days: Days,
+) -> Result<Written, PkiError> {
+    let signer = Signer::open(ca)?;
+    let subject = Subject::new(&signer.cluster, Role::Agent, node)?;
+    let mut params = CertificateParams::default();
+    let issue = |source| PkiError::Issue { subject: subject.to_string(), source };
+    params.subject_alt_names = vec![SanType::DnsName(node.try_into().map_err(issue)?)];
+    params.subject_alt_names.extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    signer.issue(params, &subject, out, "agent", days)
+}
+
+/// Issues an operator's or viewer's certificate: it calls, and serves nothing.
+pub fn operator(
+    name: &str,
+    role: Role,
+    ca: &Path,
+    out: &Path,
+    days: Days,
+) -> Result<Written, PkiError> {
+    let signer = Signer::open(ca)?;
+    let subject = Subject::new(&signer.cluster, role, name)?;
+    let mut params = CertificateParams::default();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    signer.issue(params, &subject, out, "operator", days)
+}
+
+fn uri(text: &str) -> Result<SanType, rcgen::Error> {
+    Ok(SanType::URI(text.try_into()?))
+}
+
+/// An authority that was read from its directory.
+struct Signer {
+    cluster: String,
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+    until: OffsetDateTime,
+}
+
+impl Signer {
+    fn open(dir: &Path) -> Result<Self, PkiError> {
+        let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
+        let not_ours = |why| PkiError::NotOurCa { path: cert.clone(), why };
+        let card = Card::from_file(&cert)?;
+        let cluster = card.authority().ok_or_else(|| not_ours("it is no Lifeline authority"))?;
+        let now = OffsetDateTime::now_utc();
+        let until =
+            OffsetDateTime::from_unix_timestamp(card.until_s).map_err(|_| PkiError::Clock)?;
+        if until <= now {
+            return Err(not_ours("it has expired"));
+        }
+        let parse = |path: &Path, source: rcgen::Error| PkiError::Parse {
+            path: path.to_owned(),
+            why: source.to_string(),
+        };
+        let pair = KeyPair::from_pem(&files::read_key(&key)?).map_err(|e| parse(&key, e))?;
+        let pem = files::read(&cert)?;
+        let der = super::card::chain(&cert)?;
+        let first = der.first().ok_or_else(|| not_ours("there is no certificate in it"))?;
+        if !signs(first, &pair) {
+            return Err(PkiError::KeyMismatch { cert, key });
+        }
+        let issuer = Issuer::from_ca_cert_der(first, pair).map_err(|e| parse(&cert, e))?;
+        Ok(Self { cluster: cluster.to_owned(), pem, issuer, until })
+    }
+
+    fn issue(
+        &self,
+        mut params: CertificateParams,
+        subject: &Subject,
+        out: &Path,
+        stem: &str,
+        days: Days,
+    ) -> Result<Written, PkiError> {
+        let (cert, key) = (out.join(format!("{stem}.crt")), out.join(format!("{stem}.key")));
+        let ca = out.join("ca.crt");
+        // Renewing is fine; taking somebody else's place by a mistyped directory is not.
+        if cert.symlink_metadata().is_ok() {
+            let found = Card::from_file(&cert)?.whose();
+            if found.as_ref() != Some(subject) {
+                let found = found.map_or_else(|| "somebody unknown".to_owned(), |s| s.to_string());
+                return Err(PkiError::Other { path: cert, found, wanted: subject.to_string() });
+            }
+        }
+        if ca.symlink_metadata().is_ok() && files::read(&ca)? != self.pem {
+            return Err(PkiError::Other {
+                path: ca,
+                found: "another authority".into(),
+                wanted: format!("the authority of cluster {}", self.cluster),
+            });
+        }
+        let issue = |source| PkiError::Issue { subject: subject.to_string(), source };
+        params.distinguished_name.push(DnType::OrganizationName, subject.cluster.as_str());
+        params.distinguished_name.push(DnType::CommonName, subject.name.as_str());
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        params.subject_alt_names.push(uri(&subject.uri()).map_err(issue)?);
+        let (from, until) = days.window()?;
+        // A certificate that outlives its authority only seems to be valid.
+        (params.not_before, params.not_after) = (from, until.min(self.until));
+        let pair = KeyPair::generate().map_err(issue)?;
+        let made = params.signed_by(&pair, &self.issuer).map_err(issue)?;
+        files::create_dir(out)?;
+        files::write(&ca, &self.pem, 0o644, Present::Replace)?;
+        files::write(&key, &pair.serialize_pem(), 0o600, Present::Replace)?;
+        files::write(&cert, &made.pem(), 0o644, Present::Replace)?;
+        let card = Card::from_file(&cert)?;
+        Ok(Written { cert, key, card })
+    }
+}
+
+/// Does the key belong to the certificate?
+fn signs(cert: &[u8], pair: &KeyPair) -> bool {
+    use rcgen::PublicKeyData;
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    X509Certificate::from_der(cert)
+        .is_ok_and(|(_, c)| c.public_key().raw == pair.subject_public_key_info())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn lab() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("pki");
+        init("lab", &ca, Days(30)).unwrap();
+        (dir, ca)
+    }
+
+    #[test]
+    fn an_authority_is_made_once() {
+        let (_dir, ca) = lab();
+        let key = std::fs::read(ca.join("ca.key")).unwrap();
+        let again = init("lab", &ca, Days(30)).unwrap_err();
+        assert!(matches!(again, PkiError::File(files::FileError::Exists { .. })), "{again}");
+        assert_eq!(std::fs::read(ca.join("ca.key")).unwrap(), key);
+        let mode = ca.join("ca.key").metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_agent_only_serves_and_an_operator_only_calls() {
+        let (dir, ca) = lab();
+        let ip = "192.168.2.80".parse().unwrap();
+        let a = agent("calypso", &[ip], &ca, &dir.path().join("a"), Days(9)).unwrap().card;
+        assert!(a.server && !a.client && !a.ca);
+        assert_eq!(
+            (a.dns.as_slice(), a.addresses.as_slice()),
+            (&["calypso".to_owned()][..], &[ip][..])
+        );
+        assert_eq!(a.whose().unwrap().uri(), "lifeline://lab/agent/calypso");
+        let o = operator("alice", Role::Viewer, &ca, &dir.path().join("o"), Days(7)).unwrap().card;
+        assert!(o.client && !o.server && !o.ca);
+        assert_eq!(o.uris, ["lifeline://lab/viewer/alice"]);
+        assert_ne!(a.serial, o.serial);
+    }
+
+    #[test]
+    fn renewing_is_fine_and_taking_another_subjects_place_is_not() {
+        let (dir, ca) = lab();
+        let out = dir.path().join("out");
+        let first = operator("alice", Role::Operator, &ca, &out, Days(7)).unwrap();
+        let second = operator("alice", Role::Operator, &ca, &out, Days(7)).unwrap();
+        assert_ne!(first.card.serial, second.card.serial);
+        let other = operator("bob", Role::Operator, &ca, &out, Days(7)).unwrap_err();
+        assert!(matches!(other, PkiError::Other { .. }), "{other}");
+        assert_eq!(Card::from_file(&out.join("operator.crt")).unwrap(), second.card);
+    }
+
+    #[test]
+    fn a_key_of_another_authority_signs_nothing() {
+        let (dir, ca) = lab();
+        let other = dir.path().join("other");
+        init("lab", &other, Days(30)).unwrap();
+        std::fs::copy(other.join("ca.key"), ca.join("ca.key")).unwrap();
+        let e = agent("calypso", &[], &ca, &dir.path().join("a"), Days(1)).unwrap_err();
+        assert!(matches!(e, PkiError::KeyMismatch { .. }), "{e}");
+    }
+
+    #[test]
+    fn nothing_outlives_its_authority() {
+        let (dir, ca) = lab();
+        let until = Card::from_file(&ca.join("ca.crt")).unwrap().until_s;
+        let a = agent("calypso", &[], &ca, &dir.path().join("a"), Days(3000)).unwrap().card;
+        assert_eq!(a.until_s, until);
+    }
+}

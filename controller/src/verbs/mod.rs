@@ -1,0 +1,3 @@
+//! One file for each verb: its arguments, what it does, what it prints.
+
+pub mod pki;
