@@ -122,9 +122,12 @@ pub fn write_common(binaries: &Path) -> Result<()> {
         let to = layer.folder_of(&format!("/usr/local/bin/{program}"))?;
         fs::copy(&from, &to).doing(|| format!("copy {}", from.display()))?;
     }
-    // The stand-in for k3s is known by its own name, as the real one is.
-    let (lab, k3s) = (layer.path("/usr/local/bin/lab"), layer.path("/usr/local/bin/k3s"));
-    fs::copy(&lab, &k3s).doing(|| format!("copy {} to {}", lab.display(), k3s.display()))?;
+    // The stand-ins are known by the name of their executable, as the originals are. Copies, because an executable is
+    // also told from others by its inode.
+    for name in ["/usr/local/bin/k3s", "/opt/tailscale/tailscaled"] {
+        let (lab, to) = (layer.path("/usr/local/bin/lab"), layer.folder_of(name)?);
+        fs::copy(&lab, &to).doing(|| format!("copy {} to {}", lab.display(), to.display()))?;
+    }
     for unit in MASKED {
         layer.link(&format!("/etc/systemd/system/{unit}"), "/dev/null")?;
     }
@@ -169,7 +172,8 @@ fn write_server(layer: &Layer, authority: &Authority) -> Result<()> {
     layer.write(
         "/etc/systemd/system/kube-apiserver-standin.service",
         include_str!("units/kube-apiserver-standin.service"),
-    )
+    )?;
+    layer.enable("kube-apiserver-standin.service")
 }
 
 fn write_worker(layer: &Layer, machine: &Machine, authority: &Authority) -> Result<()> {
@@ -188,7 +192,9 @@ fn write_worker(layer: &Layer, machine: &Machine, authority: &Authority) -> Resu
         format!("server: https://{API}\nnode-name: {}\nnode-ip: {}\n", machine.name, machine.v4()),
     )?;
     // Where k3s's own installer puts it, which is why `systemctl mask` refuses it.
-    layer.write("/etc/systemd/system/k3s-agent.service", include_str!("units/k3s-agent.service"))
+    layer
+        .write("/etc/systemd/system/k3s-agent.service", include_str!("units/k3s-agent.service"))?;
+    layer.enable("k3s-agent.service")
 }
 
 /// Stable across power cycles, as a machine id is.

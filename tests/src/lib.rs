@@ -16,6 +16,7 @@ pub mod progress;
 pub mod root;
 pub mod run;
 pub mod space;
+pub mod standin;
 pub mod state;
 pub mod status;
 pub mod sweep;

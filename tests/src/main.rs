@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
-use lifeline_lab::{furniture, names, node, status, topology};
+use lifeline_lab::{furniture, names, node, standin, status, topology};
 
 /// Real systemd nodes in network namespaces of their own, on this machine. Needs root.
 #[derive(Debug, Parser)]
@@ -51,13 +51,20 @@ enum Verb {
     /// Run on a node by its own unit: build what k3s and flannel would have built
     #[command(hide = true)]
     Furnish,
+    /// Be one of the programs that stand in for a part of the cluster
+    #[command(hide = true)]
+    Standin,
     /// Become the supervisor of a node's container
     #[command(hide = true)]
     Supervise { node: String, root: PathBuf },
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().verb) {
+    let done = match standin::part(std::env::args_os()) {
+        Some(part) => standin::run(part).map(|()| ExitCode::SUCCESS),
+        None => run(Cli::parse().verb),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             eprintln!("Error: {error:#}");
@@ -84,6 +91,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             Lab::open()?.power_cycle(&node, &progress)?;
         }
         Verb::Furnish => furniture::build()?,
+        Verb::Standin => bail!("name the stand-in: lab standin PART"),
         Verb::Supervise { node, root } => {
             let machine = topology::machine(&node).with_context(|| format!("no node {node}"))?;
             node::supervise(machine, &root)?;

@@ -18,11 +18,7 @@ const RULES_V6: &str = include_str!("kube.v6");
 
 /// Builds the furniture of the node we run on, which is known by its host name.
 pub fn build() -> Result<()> {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname")
-        .doing(|| "read the host name".to_owned())?;
-    let me = topology::machine(name.trim()).filter(|m| m.is_node()).ok_or_else(|| {
-        LabError::Refused(format!("furnish {}: it is no node of the lab", name.trim()))
-    })?;
+    let me = here()?;
     sysctl("net/ipv4/ip_forward", "1")?;
     for line in links(me) {
         tool(&line)?;
@@ -32,6 +28,20 @@ pub fn build() -> Result<()> {
     fs::create_dir_all("/run/flannel").doing(|| "make /run/flannel".to_owned())?;
     fs::write("/run/flannel/subnet.env", subnet_env(me))
         .doing(|| "write /run/flannel/subnet.env".to_owned())
+}
+
+/// The packet filter of the node we run on as it should be, for both families.
+pub fn rules_here() -> Result<(String, String)> {
+    let me = here()?;
+    Ok((rules(RULES_V4, me), rules(RULES_V6, me)))
+}
+
+fn here() -> Result<&'static Machine> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname")
+        .doing(|| "read the host name".to_owned())?;
+    topology::machine(name.trim()).filter(|m| m.is_node()).ok_or_else(|| {
+        LabError::Refused(format!("furnish {}: it is no node of the lab", name.trim()))
+    })
 }
 
 fn links(me: &Machine) -> Vec<String> {
