@@ -1,7 +1,13 @@
 //! The lab itself, on the real thing: it comes up, it goes away without a trace, whatever cuts it off.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says why it skips"
+)]
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
+use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +18,12 @@ impl Own {
     /// None, with a printed reason, where labs cannot be made; where CI is, that is a failure.
     fn new(name: &'static str) -> Option<Self> {
         if rustix::process::geteuid().is_root() {
+            // Once, not in each `up`: nested builds would wait for each other.
+            static BUILT: Once = Once::new();
+            BUILT.call_once(|| {
+                let build = ["build", "--quiet", "--workspace", "--locked"];
+                assert!(Command::new(env!("CARGO")).args(build).status().unwrap().success());
+            });
             return Some(Self(name));
         }
         assert!(std::env::var_os("CI").is_none(), "CI runs these tests as root");
@@ -77,7 +89,7 @@ fn host_network() -> String {
 fn a_lab_comes_up_whole_and_goes_down_without_a_trace() {
     let Some(own) = Own::new("whole") else { return };
     let before = host_network();
-    own.done(&["up", "--yes"]);
+    own.done(&["up", "--yes", "--no-build"]);
     let status: serde_json::Value =
         serde_json::from_str(&own.done(&["status", "-o", "json"])).unwrap();
     assert_eq!(status["up"], true, "{status}");
@@ -106,10 +118,11 @@ fn a_lab_comes_up_whole_and_goes_down_without_a_trace() {
 fn a_lab_that_is_killed_while_it_rises_is_taken_away_whole() {
     let Some(own) = Own::new("killed") else { return };
     // Once to the end, so that parts and root are there and the kills below fall into the raising itself.
-    own.done(&["up", "--yes"]);
+    own.done(&["up", "--yes", "--no-build"]);
     own.done(&["down"]);
     for after in [5, 15, 30, 45, 60, 80, 100, 150, 250, 400, 700] {
-        let mut up = own.command(&["up", "--no-build"]).stderr(Stdio::null()).spawn().unwrap();
+        let mut up =
+            own.command(&["up", "--yes", "--no-build"]).stderr(Stdio::null()).spawn().unwrap();
         thread::sleep(Duration::from_millis(after));
         up.kill().unwrap();
         up.wait().unwrap();
@@ -121,13 +134,13 @@ fn a_lab_that_is_killed_while_it_rises_is_taken_away_whole() {
 #[test]
 fn what_a_killed_lab_left_does_not_stop_the_next_one() {
     let Some(own) = Own::new("next") else { return };
-    own.done(&["up", "--yes"]);
+    own.done(&["up", "--yes", "--no-build"]);
     own.done(&["down"]);
-    let mut up = own.command(&["up", "--no-build"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut up = own.command(&["up", "--yes", "--no-build"]).stderr(Stdio::null()).spawn().unwrap();
     thread::sleep(Duration::from_millis(200));
     up.kill().unwrap();
     up.wait().unwrap();
-    own.done(&["up", "--no-build"]);
+    own.done(&["up", "--yes", "--no-build"]);
     assert_eq!(own.done(&["shell", "styx", "--", "systemctl", "is-system-running"]), "running\n");
     // Now the nodes die under a lab that is up: `up` must not call that a lab.
     let status: serde_json::Value =
@@ -139,35 +152,36 @@ fn what_a_killed_lab_left_does_not_stop_the_next_one() {
         assert!(gone.elapsed() < Duration::from_secs(10), "status still says up");
         thread::sleep(Duration::from_millis(50));
     }
-    own.done(&["up", "--no-build"]);
+    own.done(&["up", "--yes", "--no-build"]);
     own.done(&["status"]);
 }
 
 #[test]
 fn a_second_up_is_refused_while_the_first_works_and_says_so_after() {
     let Some(own) = Own::new("second") else { return };
-    let mut first = own.command(&["up", "--yes"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut first =
+        own.command(&["up", "--yes", "--no-build"]).stderr(Stdio::null()).spawn().unwrap();
     let lock = "/run/lifeline.second-lab.lock";
     let begun = Instant::now();
     while !fs::read_to_string(lock).is_ok_and(|t| t.contains("pid")) {
         assert!(begun.elapsed() < Duration::from_secs(120), "the first never took the lock");
         thread::sleep(Duration::from_millis(2));
     }
-    let second = own.lab(&["up", "--no-build"]);
+    let second = own.lab(&["up", "--yes", "--no-build"]);
     let refusal = said(&second);
     let holder = format!("cargo lab up (pid {})", first.id());
     assert!(!second.status.success() && refusal.contains(&holder), "{refusal}");
     assert!(first.wait().unwrap().success());
-    let again = own.lab(&["up", "--no-build"]);
+    let again = own.lab(&["up", "--yes", "--no-build"]);
     assert!(again.status.success() && said(&again).contains("already up"), "{}", said(&again));
-    let other = own.lab(&["up", "--no-build", "--mode", "guard"]);
+    let other = own.lab(&["up", "--yes", "--no-build", "--mode", "guard"]);
     assert!(!other.status.success() && said(&other).contains("mode observe"), "{}", said(&other));
 }
 
 #[test]
 fn a_power_cycle_keeps_the_disk_and_loses_the_kernels_state() {
     let Some(own) = Own::new("power") else { return };
-    own.done(&["up", "--yes"]);
+    own.done(&["up", "--yes", "--no-build"]);
     let boot_id = ["shell", "calypso", "--", "cat", "/proc/sys/kernel/random/boot_id"];
     let before = own.done(&boot_id);
     let wound = "ip rule add pref 5270 lookup 52; ip route add default dev lo table 52; echo kept > /var/lib/kept; \
@@ -191,7 +205,7 @@ fn an_unknown_node_is_named_with_those_there_are() {
     let Some(own) = Own::new("unknown") else { return };
     let none = own.lab(&["shell", "calypso", "--", "true"]);
     assert!(!none.status.success() && said(&none).contains("cargo lab up"), "{}", said(&none));
-    own.done(&["up", "--yes"]);
+    own.done(&["up", "--yes", "--no-build"]);
     let odd = own.lab(&["shell", "pluto", "--", "true"]);
     assert!(
         !odd.status.success() && said(&odd).contains("tethys, calypso, styx"),

@@ -1,4 +1,9 @@
 //! A node as tests use it: bounded, and its files are its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says why it skips"
+)]
 
 use std::time::{Duration, Instant};
 
