@@ -19,26 +19,39 @@ pub fn operator_dir() -> PathBuf {
     names::state_dir().join("operator")
 }
 
-/// Puts agent, configuration and certificates on the workers' disks. Says no when this checkout has no agent unit.
+/// Puts certificates and configuration on the workers' disks and the laptop, and the agent's unit on the workers. Says no
+/// when this checkout has no agent unit.
 pub fn install(mode: &str, authority: &Authority, progress: &Progress) -> Result<bool> {
-    let systemd = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
-    let unit = systemd.join("lifeline-agent.service");
-    if !unit.is_file() {
-        progress.say("no systemd/lifeline-agent.service in this checkout: nodes have no agent");
-        return Ok(false);
-    }
-    let unit = fs::read(&unit).doing(|| format!("read {}", unit.display()))?;
+    let unit = unit()?;
     let ca = names::state_dir().join("pki");
     pki(&["init", "--cluster", "lab", "--dir", &ca.to_string_lossy()])?;
     let workers = || topology::nodes().filter(|m| m.kind == Kind::Worker);
     for machine in workers() {
-        install_on(machine, mode, &unit, &ca)?;
+        configure(machine, mode, &ca)?;
+        if let Some(unit) = &unit {
+            let layer = Layer::own(machine.name);
+            layer.write("/etc/systemd/system/lifeline-agent.service", unit)?;
+            layer.enable("lifeline-agent.service")?;
+        }
     }
-    install_operator(&ca, authority, workers())?;
-    Ok(true)
+    configure_operator(&ca, authority, workers())?;
+    if unit.is_none() {
+        progress.say("no systemd/lifeline-agent.service in this checkout: nodes have no agent");
+    }
+    Ok(unit.is_some())
 }
 
-fn install_on(machine: &Machine, mode: &str, unit: &[u8], ca: &Path) -> Result<()> {
+/// The product's own unit file, from the checkout.
+fn unit() -> Result<Option<Vec<u8>>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/lifeline-agent.service");
+    match fs::read(&path) {
+        Ok(unit) => Ok(Some(unit)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).doing(|| format!("read {}", path.display())),
+    }
+}
+
+fn configure(machine: &Machine, mode: &str, ca: &Path) -> Result<()> {
     let layer = Layer::own(machine.name);
     let address = machine.v4().to_string();
     let out = names::state_dir().join("pki-nodes").join(machine.name);
@@ -55,12 +68,10 @@ fn install_on(machine: &Machine, mode: &str, unit: &[u8], ca: &Path) -> Result<(
             "cluster = \"lab\"\nmode = \"{mode}\"\nlisten = \"{address}:7443\"\n\n[tls]\n\
              ca = \"/etc/lifeline/ca.crt\"\ncert = \"/etc/lifeline/agent.crt\"\nkey = \"/etc/lifeline/agent.key\"\n"
         ),
-    )?;
-    layer.write("/etc/systemd/system/lifeline-agent.service", unit)?;
-    layer.enable("lifeline-agent.service")
+    )
 }
 
-fn install_operator<'a>(
+fn configure_operator<'a>(
     ca: &Path,
     authority: &Authority,
     workers: impl Iterator<Item = &'a Machine>,

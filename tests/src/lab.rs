@@ -1,6 +1,6 @@
 //! The lab as a whole: raised, found again, and taken down.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -129,11 +129,9 @@ impl Lab {
         space: &str,
         args: &[S],
     ) -> Result<std::process::Command> {
-        let mut argv = vec![disk::Layer::common().path("/usr/local/bin/ctl").into_os_string()];
+        let mut argv = vec![OsString::from("ctl")];
         argv.extend(args.iter().map(|a| a.as_ref().to_owned()));
-        let mut command = self.space(space)?.command(&argv);
-        command.env("LIFELINE_CONFIG", agent::operator_dir().join("ctl.toml"));
-        Ok(command)
+        Ok(self.space(space)?.command(&argv))
     }
 
     /// Cuts a node's power and starts it again: its disk is as it was, its kernel state is gone.

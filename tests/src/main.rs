@@ -2,14 +2,17 @@
 #![allow(clippy::print_stdout, reason = "results go to stdout")]
 #![allow(clippy::print_stderr, reason = "errors go to stderr")]
 
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
-use lifeline_lab::{furniture, names, node, standin, status, topology};
+use lifeline_lab::{furniture, names, node, parts, standin, status, topology};
 
 /// Real systemd nodes in network namespaces of their own, on this machine. Needs root.
 #[derive(Debug, Parser)]
@@ -76,6 +79,9 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     names::choose_by_environment()?;
     let progress = Progress::new();
+    if !rustix::process::geteuid().is_root() && parts::is_there("sudo") {
+        return elevate(&verb, &progress);
+    }
     match verb {
         Verb::Up { yes, no_build, mode } => {
             if !no_build {
@@ -100,17 +106,55 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs this program again as root. What is built is built before, so that root owns nothing in the checkout.
+fn elevate(verb: &Verb, progress: &Progress) -> anyhow::Result<ExitCode> {
+    let mut extra: &[&str] = &[];
+    if let Verb::Up { no_build: false, .. } = verb {
+        build(progress)?;
+        extra = &["--no-build"];
+    }
+    progress.say("the lab makes namespaces and boots containers, which needs root: asking sudo");
+    let keep = "--preserve-env=PATH,HOME,XDG_CACHE_HOME,CI,LIFELINE_LAB,TERM";
+    let mut sudo = Command::new("sudo");
+    sudo.arg(keep).arg("--").arg(std::env::current_exe()?);
+    // Before what the caller may have put behind `--`.
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    args.splice(1..1, extra.iter().map(OsString::from));
+    let status = sudo.args(args).status().context("run sudo")?;
+    Ok(code_of(status))
+}
+
+fn code_of(status: ExitStatus) -> ExitCode {
+    ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
+}
+
 /// Builds the workspace, so that nothing the lab starts is stale: `cargo run` built only this program.
 fn build(progress: &Progress) -> anyhow::Result<()> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-    cargo.args(["build", "--quiet", "--workspace", "--locked", "--manifest-path", manifest]);
+    cargo.args(["build", "--workspace", "--locked", "--manifest-path", manifest]);
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    progress.pass("building the workspace");
-    let status = cargo.status().context("run cargo build")?;
+    let mut child =
+        cargo.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("run cargo build")?;
+    // Cargo repeats the warnings of every earlier build; here they only matter when there is an error among them.
+    let mut said = Vec::new();
+    let mut spoken = Instant::now();
+    for line in child.stderr.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+        let line = line.context("listen to cargo build")?;
+        if let Some(what) = line.trim_start().strip_prefix("Compiling ") {
+            progress.pass(format!("building {what}"));
+            if !progress.is_live() && spoken.elapsed() > Duration::from_secs(10) {
+                progress.say(format!("building {what}"));
+                spoken = Instant::now();
+            }
+        }
+        said.push(line);
+    }
+    let status = child.wait().context("wait for cargo build")?;
     if !status.success() {
+        eprintln!("{}", said.join("\n"));
         bail!("the workspace does not build ({status})");
     }
     progress.say("workspace built");
@@ -125,7 +169,7 @@ fn shell(place: &str, command: Vec<String>) -> anyhow::Result<ExitCode> {
         Err(_) => lab.node(place)?.command(&argv),
     };
     let status = child.status().with_context(|| format!("run a command on {place}"))?;
-    Ok(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)))
+    Ok(code_of(status))
 }
 
 fn status_of(output: &str) -> anyhow::Result<ExitCode> {

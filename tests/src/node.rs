@@ -227,8 +227,12 @@ pub fn await_boot(machine: &'static Machine) -> Result<Node> {
                 node.exec_within(&["systemctl", "is-system-running"], Duration::from_secs(5))?;
             out.stdout.trim().clone_into(&mut last);
             match last.as_str() {
-                "running" => return Ok(node),
-                "degraded" => return Err(trouble(failed_units(&node)?)),
+                // A service that waits for its restart is neither failed nor a job: systemd calls that "running".
+                "running" => match unsettled(&node, "activating")?.as_slice() {
+                    [] => return Ok(node),
+                    units => last = format!("waiting for {}", units.join(", ")),
+                },
+                "degraded" => return Err(trouble(failures(&node)?)),
                 _ => {}
             }
         }
@@ -243,10 +247,16 @@ pub fn await_boot(machine: &'static Machine) -> Result<Node> {
     )))
 }
 
-fn failed_units(node: &Node) -> Result<String> {
-    let list = node.exec(&["systemctl", "--failed", "--plain", "--no-legend"])?;
-    let units: Vec<&str> =
-        list.stdout.lines().filter_map(|l| l.split_whitespace().next()).collect();
+fn unsettled(node: &Node, state: &str) -> Result<Vec<String>> {
+    let state = format!("--state={state}");
+    let list =
+        ["systemctl", "list-units", "--all", "--plain", "--no-legend", "--type=service", &state];
+    let out = node.exec(&list)?.success()?;
+    Ok(out.stdout.lines().filter_map(|l| l.split_whitespace().next().map(str::to_owned)).collect())
+}
+
+fn failures(node: &Node) -> Result<String> {
+    let units = unsettled(node, "failed")?;
     let mut told = format!("these units failed: {}", units.join(", "));
     for unit in &units {
         let log =

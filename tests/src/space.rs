@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
+use crate::agent;
+use crate::disk::Layer;
 use crate::error::{Doing, LabError, Result};
 use crate::names;
 use crate::run::{self, LIMIT, Output};
@@ -20,10 +22,15 @@ pub struct Space {
 }
 
 impl Space {
-    /// A command that will run here; `nsenter` rather than `ip netns exec`, which also remounts `/sys`.
+    /// A command that will run here; `nsenter` rather than `ip netns exec`, which also remounts `/sys`. The operator's
+    /// `ctl` and his configuration are at hand.
     #[must_use]
     pub fn command<S: AsRef<OsStr>>(&self, argv: &[S]) -> Command {
         let mut command = Command::new("nsenter");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let ours = Layer::common().path("/usr/local/bin");
+        command.env("PATH", format!("{}:{path}", ours.display()));
+        command.env("LIFELINE_CONFIG", agent::operator_dir().join("ctl.toml"));
         command
             .arg(format!("--net={}", names::namespace_path(&self.name).display()))
             .arg("--")
