@@ -4,3 +4,4 @@
 
 pub mod children;
 pub mod netfilter;
+pub mod netlink;

@@ -1,0 +1,182 @@
+//! Hints that something has changed; what has changed is always read afresh.
+//!
+//! However many changes there are, what waits to be picked up is one bit for each kind: 100 000 routes that come and go are
+//! one hint.
+
+use super::{Kernel, NetlinkError, widen};
+use rtnetlink::MulticastGroup;
+use rtnetlink::sys::{
+    AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// Link events too, because IPv4 routes that go with their device are not announced (field guide D). Next hops too, because
+/// with `nexthop_compat_mode=0` their changes send no route event (K14).
+const GROUPS: [MulticastGroup; 10] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+    MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Ipv6Netconf,
+    MulticastGroup::Nexthop,
+];
+const ENOBUFS: i32 = 105;
+
+/// What kind of thing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Hint {
+    /// A policy rule.
+    Rule = 1,
+    /// A route or a next hop.
+    Route = 2,
+    /// A device.
+    Link = 4,
+    /// An address.
+    Addr = 8,
+    /// A forwarding setting (`rp_filter`, `forwarding`) of a device.
+    Netconf = 16,
+    /// Events were lost: anything may have changed.
+    Overrun = 32,
+}
+
+impl Hint {
+    const ALL: [Self; 6] =
+        [Self::Rule, Self::Route, Self::Link, Self::Addr, Self::Netconf, Self::Overrun];
+
+    fn of(kind: u16) -> Option<Self> {
+        match kind {
+            16 | 17 => Some(Self::Link),
+            20 | 21 => Some(Self::Addr),
+            24 | 25 | 104 | 105 => Some(Self::Route),
+            32 | 33 => Some(Self::Rule),
+            80 | 81 => Some(Self::Netconf),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    bits: AtomicU8,
+    ended: AtomicU8,
+    bell: Notify,
+}
+
+/// The hints that wait to be picked up.
+#[derive(Debug)]
+pub struct Events {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl Events {
+    /// All kinds that have changed since the last call; waits until there is one. `None` when no more can come: open
+    /// anew.
+    pub async fn next(&mut self) -> Option<Vec<Hint>> {
+        loop {
+            let bits = self.shared.bits.swap(0, Ordering::AcqRel);
+            if bits != 0 {
+                return Some(Hint::ALL.into_iter().filter(|h| bits & *h as u8 != 0).collect());
+            }
+            if self.shared.ended.load(Ordering::Acquire) != 0 {
+                return None;
+            }
+            // `notify_one` before this call is kept, so no hint is missed between the swap and here.
+            self.shared.bell.notified().await;
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Kernel {
+    /// Subscribes to changes of rules, routes, devices, addresses and forwarding settings, in the network namespace of
+    /// the calling thread.
+    ///
+    /// # Errors
+    /// When there is no socket to be had.
+    pub fn events(&self) -> Result<Events, NetlinkError> {
+        let open = |source| NetlinkError::Open { source };
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(open)?;
+        widen(&socket, 1 << 21);
+        socket.socket_mut().bind(&SocketAddr::new(0, 0)).map_err(open)?;
+        for group in GROUPS {
+            socket.socket_mut().add_membership(group as u32).map_err(open)?;
+        }
+        let shared = Arc::new(Shared::default());
+        let task = tokio::spawn(listen(socket, Arc::clone(&shared)));
+        Ok(Events { shared, task })
+    }
+}
+
+async fn listen(socket: TokioSocket, shared: Arc<Shared>) {
+    let mut datagram = Vec::with_capacity(64 << 10);
+    loop {
+        datagram.clear();
+        let bits = match socket.recv(&mut datagram).await {
+            Ok(()) => hints(&datagram),
+            Err(e) if e.raw_os_error() == Some(ENOBUFS) => Hint::Overrun as u8,
+            Err(_) => break,
+        };
+        if bits != 0 {
+            shared.bits.fetch_or(bits, Ordering::AcqRel);
+            shared.bell.notify_one();
+        }
+    }
+    shared.ended.store(1, Ordering::Release);
+    shared.bell.notify_one();
+}
+
+/// The kinds in a datagram, from its headers alone.
+fn hints(mut datagram: &[u8]) -> u8 {
+    let mut bits = 0;
+    while let (Some(len), Some(kind)) = (datagram.get(..4), datagram.get(4..6)) {
+        let len = u32::from_ne_bytes([len[0], len[1], len[2], len[3]]) as usize;
+        let kind = u16::from_ne_bytes([kind[0], kind[1]]);
+        bits |= Hint::of(kind).map_or(0, |h| h as u8);
+        if len < 16 {
+            // Cannot be; but what follows cannot be told either.
+            return bits | Hint::Overrun as u8;
+        }
+        datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: u16) -> Vec<u8> {
+        let mut bytes = 16u32.to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(&[0; 10]);
+        bytes
+    }
+
+    #[test]
+    fn a_datagram_of_several_messages_gives_every_kind_once() {
+        let datagram = [header(32), header(24), header(24), header(80), header(104)].concat();
+        assert_eq!(hints(&datagram), Hint::Rule as u8 | Hint::Route as u8 | Hint::Netconf as u8);
+    }
+
+    #[test]
+    fn garbage_counts_as_an_overrun_and_ends() {
+        let mut bad = header(32);
+        bad[0] = 3;
+        assert_eq!(hints(&bad) & Hint::Overrun as u8, Hint::Overrun as u8);
+        assert_eq!(hints(&[1, 2, 3]), 0);
+    }
+}

@@ -1,0 +1,289 @@
+//! Routes of all tables: their messages read and written.
+
+use super::rules::address_family;
+use super::{Added, Deleted, EEXIST, Kernel, LinkNames, NetlinkError};
+use lifeline_core::net::{Family, Prefix};
+use lifeline_core::observation::{Hop, Route, RouteKind};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop,
+    RouteNextHopFlags, RouteType, RouteVia,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use std::net::IpAddr;
+
+const ESRCH: i32 = 3;
+
+impl Kernel {
+    /// The routes of all tables and both families, each with the message it came in.
+    ///
+    /// # Errors
+    /// When they could not be read to the end.
+    pub async fn routes(
+        &self,
+        names: &LinkNames,
+    ) -> Result<Vec<(Route, RouteMessage)>, NetlinkError> {
+        let mut all = Vec::new();
+        for family in Family::ALL {
+            // No strict check and nothing preset: the kernel would filter by it, and hide routes of other protocols.
+            let mut ask = RouteMessage::default();
+            ask.header.address_family = address_family(family);
+            let what = format!("read routes{}", family.suffix());
+            let messages = self
+                .settled(&what, RouteNetlinkMessage::GetRoute(ask), |m| match m {
+                    // Cached exceptions (path MTU, redirects) are no routes.
+                    RouteNetlinkMessage::NewRoute(r)
+                        if !r.header.flags.contains(RouteFlags::Cloned) =>
+                    {
+                        Some(r)
+                    }
+                    _ => None,
+                })
+                .await?;
+            all.extend(messages.into_iter().map(|m| (route_from(&m, names), m)));
+        }
+        Ok(all)
+    }
+
+    /// Adds a route; that one of the same destination, table and metric is there already is no failure.
+    ///
+    /// # Errors
+    /// When it is exotic, names a device that is not there, or the kernel refuses it.
+    pub async fn add_route(&self, route: &Route, names: &LinkNames) -> Result<Added, NetlinkError> {
+        let message = route_message(route, names)?;
+        let what = || format!("add route {} to table {}", route.dst, route.table);
+        match self.write(what, self.handle.route().add(message).execute()).await {
+            Ok(()) => Ok(Added::Added),
+            Err(e) if e.errno() == Some(EEXIST) => Ok(Added::Exists),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Adds a route, or puts it in the place of the one of the same destination, table and metric.
+    ///
+    /// # Errors
+    /// As [`Self::add_route`].
+    pub async fn replace_route(
+        &self,
+        route: &Route,
+        names: &LinkNames,
+    ) -> Result<(), NetlinkError> {
+        let message = route_message(route, names)?;
+        let what = || format!("replace route {} in table {}", route.dst, route.table);
+        self.write(what, self.handle.route().add(message).replace().execute()).await
+    }
+
+    /// Deletes the first route the message matches; echo the message of a dump.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn delete_route(&self, message: RouteMessage) -> Result<Deleted, NetlinkError> {
+        let route = route_from(&message, &LinkNames::default());
+        let what = || format!("delete route {} of table {}", route.dst, route.table);
+        match self.write(what, self.handle.route().del(message).execute()).await {
+            Ok(()) => Ok(Deleted::Deleted),
+            Err(e) if e.errno() == Some(ESRCH) => Ok(Deleted::Absent),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// What a route's message says.
+pub fn route_from(message: &RouteMessage, names: &LinkNames) -> Route {
+    let header = &message.header;
+    let family =
+        if header.address_family == AddressFamily::Inet6 { Family::V6 } else { Family::V4 };
+    let (kind, known) = kind_from(header.kind);
+    let mut route = Route {
+        family,
+        table: u32::from(header.table),
+        kind,
+        dst: Prefix::all(family),
+        hops: Vec::new(),
+        metric: 0,
+        src: None,
+        protocol: u8::from(header.protocol),
+        scope: u8::from(header.scope),
+        exotic: !known || header.tos != 0 || header.source_prefix_length != 0,
+    };
+    let mut hop = Hop {
+        onlink: header.flags.contains(RouteFlags::Onlink),
+        dead: header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown),
+        ..Hop::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            // The header has eight bits for the table and says 252 (compat) when they are too few.
+            RouteAttribute::Table(t) => route.table = *t,
+            RouteAttribute::Destination(a) => match address(a) {
+                Some(a) => route.dst = Prefix::new(a, header.destination_prefix_length),
+                None => route.exotic = true,
+            },
+            RouteAttribute::Priority(m) => route.metric = *m,
+            RouteAttribute::PrefSource(a) => route.src = address(a),
+            RouteAttribute::Oif(i) => hop.dev = Some(names.name(*i)),
+            RouteAttribute::Gateway(a) => hop.via = address(a),
+            RouteAttribute::Via(v) => hop.via = via(v),
+            RouteAttribute::MultiPath(hops) => {
+                route.hops = hops.iter().map(|h| hop_from(h, names)).collect();
+                route.exotic |= hops.iter().any(|h| h.attributes.iter().any(is_unmodelled));
+            }
+            other => route.exotic |= is_unmodelled(other),
+        }
+    }
+    let refuses = matches!(
+        kind,
+        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::Throw
+    );
+    // IPv6 shows `dev lo` on routes that refuse, and takes none when they are written.
+    if route.hops.is_empty() && !refuses {
+        route.hops.push(hop);
+    }
+    route
+}
+
+/// The message that adds a route.
+///
+/// # Errors
+/// When it is exotic, or names a device that is not there.
+pub fn route_message(route: &Route, names: &LinkNames) -> Result<RouteMessage, NetlinkError> {
+    let what = || format!("write down route {} of table {}", route.dst, route.table);
+    if route.exotic {
+        return Err(NetlinkError::Exotic { what: what() });
+    }
+    let mut message = RouteMessage::default();
+    let header = &mut message.header;
+    header.address_family = address_family(route.family);
+    header.destination_prefix_length = route.dst.len();
+    header.table = u8::try_from(route.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    header.protocol = route.protocol.into();
+    header.scope = route.scope.into();
+    header.kind = kind_to(route.kind);
+    let index = |dev: &Option<String>| match dev {
+        None => Ok(None),
+        Some(dev) => match names.index(dev) {
+            Some(index) => Ok(Some(index)),
+            None => Err(NetlinkError::NoDevice { what: what(), dev: dev.clone() }),
+        },
+    };
+    let attributes = &mut message.attributes;
+    attributes.push(RouteAttribute::Table(route.table));
+    if !route.dst.is_all() {
+        attributes.push(RouteAttribute::Destination(route.dst.addr().into()));
+    }
+    if route.metric != 0 {
+        attributes.push(RouteAttribute::Priority(route.metric));
+    }
+    attributes.extend(route.src.map(|a| RouteAttribute::PrefSource(a.into())));
+    match route.hops.as_slice() {
+        [] => {}
+        [hop] => {
+            if hop.onlink {
+                header.flags |= RouteFlags::Onlink;
+            }
+            attributes.extend(hop.via.map(|a| gateway(a, route.family)));
+            attributes.extend(index(&hop.dev)?.map(RouteAttribute::Oif));
+        }
+        several => {
+            let mut next = Vec::new();
+            for hop in several {
+                let mut n = RouteNextHop::default();
+                if hop.onlink {
+                    n.flags = RouteNextHopFlags::Onlink;
+                }
+                n.hops = u8::try_from(hop.weight.saturating_sub(1)).unwrap_or(u8::MAX);
+                n.interface_index = index(&hop.dev)?.unwrap_or(0);
+                n.attributes.extend(hop.via.map(|a| gateway(a, route.family)));
+                next.push(n);
+            }
+            attributes.push(RouteAttribute::MultiPath(next));
+        }
+    }
+    Ok(message)
+}
+
+fn hop_from(hop: &RouteNextHop, names: &LinkNames) -> Hop {
+    let via = hop.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Gateway(a) => address(a),
+        RouteAttribute::Via(v) => via(v),
+        _ => None,
+    });
+    Hop {
+        via,
+        dev: (hop.interface_index != 0).then(|| names.name(hop.interface_index)),
+        onlink: hop.flags.contains(RouteNextHopFlags::Onlink),
+        dead: hop.flags.intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown),
+        weight: u16::from(hop.hops) + 1,
+    }
+}
+
+/// Does this attribute say something about forwarding that our type cannot hold?
+fn is_unmodelled(attribute: &RouteAttribute) -> bool {
+    !matches!(
+        attribute,
+        RouteAttribute::Table(_)
+            | RouteAttribute::Destination(_)
+            | RouteAttribute::Priority(_)
+            | RouteAttribute::PrefSource(_)
+            | RouteAttribute::Oif(_)
+            | RouteAttribute::Gateway(_)
+            | RouteAttribute::Via(RouteVia::Inet(_) | RouteVia::Inet6(_))
+            | RouteAttribute::CacheInfo(_)
+            | RouteAttribute::Expires(_)
+            | RouteAttribute::Preference(_)
+    )
+}
+
+pub(super) fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(a) => Some((*a).into()),
+        RouteAddress::Inet6(a) => Some((*a).into()),
+        _ => None,
+    }
+}
+
+fn via(via: &RouteVia) -> Option<IpAddr> {
+    match via {
+        RouteVia::Inet(a) => Some((*a).into()),
+        RouteVia::Inet6(a) => Some((*a).into()),
+        _ => None,
+    }
+}
+
+/// A gateway of the other family travels in an attribute of its own.
+fn gateway(addr: IpAddr, family: Family) -> RouteAttribute {
+    match addr {
+        addr if Family::of(addr) == family => RouteAttribute::Gateway(addr.into()),
+        IpAddr::V4(a) => RouteAttribute::Via(RouteVia::Inet(a)),
+        IpAddr::V6(a) => RouteAttribute::Via(RouteVia::Inet6(a)),
+    }
+}
+
+fn kind_from(kind: RouteType) -> (RouteKind, bool) {
+    let known = match kind {
+        RouteType::Unicast => RouteKind::Unicast,
+        RouteType::Local => RouteKind::Local,
+        RouteType::Broadcast => RouteKind::Broadcast,
+        RouteType::Anycast => RouteKind::Anycast,
+        RouteType::Multicast => RouteKind::Multicast,
+        RouteType::BlackHole => RouteKind::Blackhole,
+        RouteType::Unreachable => RouteKind::Unreachable,
+        RouteType::Prohibit => RouteKind::Prohibit,
+        RouteType::Throw => RouteKind::Throw,
+        _ => return (RouteKind::Unicast, false),
+    };
+    (known, true)
+}
+
+fn kind_to(kind: RouteKind) -> RouteType {
+    match kind {
+        RouteKind::Unicast => RouteType::Unicast,
+        RouteKind::Local => RouteType::Local,
+        RouteKind::Broadcast => RouteType::Broadcast,
+        RouteKind::Anycast => RouteType::Anycast,
+        RouteKind::Multicast => RouteType::Multicast,
+        RouteKind::Blackhole => RouteType::BlackHole,
+        RouteKind::Unreachable => RouteType::Unreachable,
+        RouteKind::Prohibit => RouteType::Prohibit,
+        RouteKind::Throw => RouteType::Throw,
+    }
+}
