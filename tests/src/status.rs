@@ -104,9 +104,11 @@ fn units(node: &Node, limit: Duration) -> Vec<UnitStatus> {
         .lines()
         .filter_map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
-            let [name, _load, active, sub, ..] = words.as_slice() else { return None };
+            let [name, load, active, sub, ..] = words.as_slice() else { return None };
             let short = name.trim_end_matches(".service");
-            (ours.contains(&short) || *active == "failed").then(|| UnitStatus {
+            // A unit that another one only mentions is listed as "not-found".
+            let there = ours.contains(&short) && *load != "not-found";
+            (there || *active == "failed").then(|| UnitStatus {
                 name: short.to_owned(),
                 active: (*active).to_owned(),
                 sub: (*sub).to_owned(),
