@@ -397,10 +397,12 @@ async fn judge<O: Op, H: Host<O>, J: Journal<O>>(
 fn step_of<O: Op>(entries: &[Entry<O>], id: u32) -> Option<(O, Option<O::Seen>)> {
     let Event::Opened { plan, .. } = &entries.first()?.event else { return None };
     let op = plan.steps.iter().find(|s| s.id == id)?.op.clone();
-    let before = entries.iter().find_map(|e| match &e.event {
-        Event::Began { step, before } if *step == id => Some(before.clone()),
-        _ => None,
+    let mut begun = entries.iter().filter_map(|e| {
+        let Event::Began { step, before } = &e.event else { return None };
+        (*step == id).then(|| before.clone())
     });
+    // The first pre-image counts: a later one may show our own half-done work.
+    let before = begun.next();
     Some((op, before))
 }
 

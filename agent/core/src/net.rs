@@ -93,6 +93,7 @@ impl Prefix {
     }
 
     /// Length in bits.
+    #[allow(clippy::len_without_is_empty, reason = "a prefix's length is not a container's")]
     pub fn len(&self) -> u8 {
         self.len
     }

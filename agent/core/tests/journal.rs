@@ -1,4 +1,10 @@
 //! The journal's form: what a torn tail, a damaged middle and a newer writer read as.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use lifeline_core::clock::Stamp;
 use lifeline_core::engine::{Entry, Event, Outcome};
