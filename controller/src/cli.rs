@@ -49,6 +49,10 @@ pub struct Global {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Show each node in a line, from its agent's last look
+    Status(verbs::status::Args),
+    /// Look afresh and show what is wrong, and how that is known
+    Diagnose(verbs::diagnose::Args),
     /// Make and show certificates
     Pki(verbs::pki::Args),
 }

@@ -2,7 +2,11 @@
 //!
 //! Every library error becomes one of these here and nowhere else, so kind and hints are decided in one file.
 
+use crate::agent::AgentError;
+use crate::config::{ConfigError, PORT};
 use crate::exit::Exit;
+use crate::identity::IdentityError;
+use crate::reach::Unreached;
 use crate::{files, pki};
 use std::error::Error as StdError;
 use std::fmt;
@@ -119,6 +123,109 @@ impl From<pki::PkiError> for CommandError {
             pki::PkiError::Parse { .. } | pki::PkiError::Issue { .. } | pki::PkiError::Clock => {
                 Self::failed(error)
             }
+        }
+    }
+}
+
+const SAMPLE: &str =
+    "write one, or name it with --config or LIFELINE_CONFIG; on the node itself use --socket:
+
+  cluster = \"lab\"
+  [tls]
+  ca = \"ca.crt\"
+  cert = \"operator.crt\"
+  key = \"operator.key\"
+  [nodes.calypso]
+  addresses = [\"192.168.2.80\"]";
+
+impl From<ConfigError> for CommandError {
+    fn from(error: ConfigError) -> Self {
+        let hints = match &error {
+            ConfigError::File { .. } | ConfigError::NoHome | ConfigError::NoTls { .. } => {
+                vec![SAMPLE.to_owned()]
+            }
+            ConfigError::Line { meant, .. } => {
+                meant.iter().map(|m| format!("did you mean {m}?")).collect()
+            }
+            ConfigError::UnknownNode { meant, known, path, .. } => {
+                let mut hints: Vec<_> =
+                    meant.iter().map(|m| format!("did you mean {m}?")).collect();
+                hints.push(match known.is_empty() {
+                    true => {
+                        format!("add [nodes.NAME] to {} (port {PORT} unless named)", path.display())
+                    }
+                    false => format!("known nodes: {}", known.join(", ")),
+                });
+                hints
+            }
+        };
+        hints.into_iter().fold(Self::usage(error), Self::hinted)
+    }
+}
+
+impl From<IdentityError> for CommandError {
+    fn from(error: IdentityError) -> Self {
+        let hint = match error {
+            IdentityError::File(e) => return e.into(),
+            IdentityError::Pki(e) => return e.into(),
+            IdentityError::Expired { ref whose, .. } => Some(format!(
+                "issue a new one: ctl pki operator {} --role {} --dir PKI --out DIR",
+                whose.name,
+                whose.role.word()
+            )),
+            IdentityError::NotYet { .. } => Some("check this machine's clock".to_owned()),
+            IdentityError::ServerOnly { .. } | IdentityError::Nobody { .. } => Some(
+                "make one of your own: ctl pki operator NAME --role operator --dir PKI --out DIR".to_owned(),
+            ),
+            IdentityError::Elsewhere { .. } => {
+                Some("name that cluster's certificate in [tls], or that cluster's configuration with --config".to_owned())
+            }
+            IdentityError::Stranger { .. } => {
+                Some("ca, cert and key in [tls] belong together: take all three from one `ctl pki operator`".to_owned())
+            }
+            IdentityError::NotAPair { .. } | IdentityError::Key { .. } | IdentityError::Refused { .. } => None,
+        };
+        let out = Self::failed(error);
+        match hint {
+            Some(hint) => out.hinted(hint),
+            None => out,
+        }
+    }
+}
+
+impl From<Unreached> for CommandError {
+    fn from(error: Unreached) -> Self {
+        let mut hints: Vec<String> =
+            error.tried.iter().filter_map(|t| t.obstacle.hint(&error.node)).collect();
+        hints.dedup();
+        if hints.is_empty() {
+            hints.push(
+                "from the node's own console: ctl --socket /run/lifeline/agent.sock status"
+                    .to_owned(),
+            );
+        }
+        hints.into_iter().fold(Self::failed(error), Self::hinted)
+    }
+}
+
+impl From<AgentError> for CommandError {
+    fn from(error: AgentError) -> Self {
+        use tonic::Code;
+        let hint = match (&error, error.code()) {
+            (_, Some(Code::PermissionDenied)) => {
+                Some("an operator's certificate may act: ctl pki operator NAME --role operator …")
+            }
+            (_, Some(Code::Unimplemented)) | (AgentError::Form { .. }, _) => Some(
+                "ctl and the agent are of different versions: compare `ctl --version` and `ctl status -o json`",
+            ),
+            _ => None,
+        };
+        let kind =
+            if matches!(error, AgentError::Late { .. }) { Kind::TimedOut } else { Kind::Failed };
+        let out = Self::new(kind, error);
+        match hint {
+            Some(hint) => out.hinted(hint),
+            None => out,
         }
     }
 }

@@ -1,18 +1,28 @@
 //! The operator's command: reaches agents, shows plans, asks, heals, and proves it.
 
+mod agent;
 mod cli;
+mod config;
 mod error;
 mod exit;
 mod files;
+mod identity;
+mod obstacle;
 mod out;
 mod pki;
+mod reach;
+mod session;
+mod suggest;
+mod tls;
 mod verbs;
+mod words;
 
 use clap::Parser;
 use cli::{Cli, Verb};
 use error::CommandError;
 use exit::Exit;
 use out::Out;
+use session::Session;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -40,12 +50,17 @@ fn run(cli: &Cli, out: Out) -> error::Outcome {
         .enable_all()
         .build()
         .map_err(CommandError::failed)?;
-    let done = runtime.block_on(async {
-        match &cli.verb {
-            Verb::Pki(args) => verbs::pki::run(args, out),
-        }
-    });
+    let done = runtime.block_on(verb(cli, out));
     // A blocked read of the terminal must not keep the program from ending.
     runtime.shutdown_background();
     done
+}
+
+async fn verb(cli: &Cli, out: Out) -> error::Outcome {
+    let session = || Session::open(&cli.global, out);
+    match &cli.verb {
+        Verb::Status(args) => verbs::status::run(args, &session()?).await,
+        Verb::Diagnose(args) => verbs::diagnose::run(args, &session()?).await,
+        Verb::Pki(args) => verbs::pki::run(args, out),
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::PkiError;
 use super::card::Card;
-use super::subject::{Role, Subject, authority, host};
+use super::subject::{self, Role, Subject, authority};
 use crate::files::{self, Present};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -41,7 +41,7 @@ pub struct Written {
 
 /// Creates a cluster's certificate authority; refuses to touch one that is there.
 pub fn init(cluster: &str, dir: &Path, days: Days) -> Result<Written, PkiError> {
-    host("cluster", cluster)?;
+    subject::cluster(cluster)?;
     let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
     for path in [&cert, &key] {
         if path.symlink_metadata().is_ok() {

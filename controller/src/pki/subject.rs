@@ -40,7 +40,7 @@ pub struct Subject {
 impl Subject {
     /// Checks the names and puts them together.
     pub fn new(cluster: &str, role: Role, name: &str) -> Result<Self, PkiError> {
-        host("cluster", cluster)?;
+        self::cluster(cluster)?;
         match role {
             Role::Agent => host("node", name)?,
             Role::Operator | Role::Viewer => person(name)?,
@@ -82,6 +82,15 @@ pub fn authority_of(uri: &str) -> Option<&str> {
     uri.strip_prefix("lifeline://")?.strip_suffix("/ca").filter(|c| !c.contains('/'))
 }
 
+/// Checks a cluster's name: short, because it stands in every certificate and message.
+pub fn cluster(name: &str) -> Result<(), PkiError> {
+    if name.len() > 63 {
+        let why = "it must have at most 63 characters";
+        return Err(PkiError::Name { what: "cluster", name: name.into(), why });
+    }
+    host("cluster", name)
+}
+
 /// Checks a name that is also a host name: Kubernetes names nodes by RFC 1123, and TLS checks it as a DNS name.
 pub fn host(what: &'static str, name: &str) -> Result<(), PkiError> {
     let bad = |why| Err(PkiError::Name { what, name: name.into(), why });
@@ -103,12 +112,12 @@ pub fn host(what: &'static str, name: &str) -> Result<(), PkiError> {
 }
 
 fn person(name: &str) -> Result<(), PkiError> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "._@+-".contains(c);
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(fine) {
         return Err(PkiError::Name {
             what: "name",
             name: name.into(),
-            why: "only letters, digits and . _ @ + - may stand in it, at most 64",
+            why: "only letters, digits and . _ @ - may stand in it, at most 64",
         });
     }
     Ok(())

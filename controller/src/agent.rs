@@ -1,0 +1,225 @@
+//! An agent that was reached: the wire's questions with their limits, its answers in core's words.
+
+use crate::obstacle::chain;
+use crate::reach::Reached;
+use lifeline_core::diagnosis::{Diagnosis, Verdict};
+use lifeline_proto::v1 as wire;
+use std::future::Future;
+use std::time::Duration;
+use tonic::{Code, Response, Status, Streaming};
+
+/// A look takes 0.4 to 2 s, and its probes some more when nothing answers.
+const LOOK: Duration = Duration::from_secs(45);
+/// Answers that need no look.
+const QUICK: Duration = Duration::from_secs(10);
+/// Undoing waits for processes.
+const UNDO: Duration = Duration::from_secs(180);
+
+/// Why an agent's answer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// It answered with an error, or the connection broke.
+    #[error("ask {node} to {what}: {}", words(status))]
+    Call {
+        /// Node.
+        node: String,
+        /// What was asked.
+        what: &'static str,
+        /// Its answer.
+        status: Box<Status>,
+    },
+    /// It did not answer.
+    #[error("ask {node} to {what}: no answer within {} s", limit.as_secs())]
+    Late {
+        /// Node.
+        node: String,
+        /// What was asked.
+        what: &'static str,
+        /// How long we waited.
+        limit: Duration,
+    },
+    /// It answered in a form we do not know.
+    #[error("read {node}'s answer to \"{what}\"")]
+    Form {
+        /// Node.
+        node: String,
+        /// What was asked.
+        what: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl AgentError {
+    /// Did the connection break, rather than the agent say no?
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Call { status, .. } => is_lost(status),
+            Self::Late { .. } => true,
+            Self::Form { .. } => false,
+        }
+    }
+
+    /// The code it answered with.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Call { status, .. } => Some(status.code()),
+            Self::Late { .. } | Self::Form { .. } => None,
+        }
+    }
+}
+
+/// Did the connection break, rather than the agent say no? An agent that stops says "unavailable", too.
+pub fn is_lost(status: &Status) -> bool {
+    use std::error::Error;
+    match status.code() {
+        Code::Unavailable | Code::Cancelled => true,
+        Code::Unknown | Code::Internal => {
+            status.source().is_some() || status.message().contains("h2 protocol")
+        }
+        _ => false,
+    }
+}
+
+fn words(status: &Status) -> String {
+    use std::error::Error;
+    match status.source() {
+        Some(source) if status.message().is_empty() || status.message() == "transport error" => {
+            chain(source)
+        }
+        _ if status.message().is_empty() => format!("it says {:?} and no more", status.code()),
+        _ => status.message().to_owned(),
+    }
+}
+
+/// An agent.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// The node it speaks for.
+    pub node: String,
+    /// How it was reached.
+    pub via: String,
+    /// Its answer when it was reached.
+    pub status: wire::StatusReply,
+    client: wire::lifeline_client::LifelineClient<tonic::transport::Channel>,
+}
+
+impl From<Reached> for Agent {
+    fn from(r: Reached) -> Self {
+        Self { node: r.status.node.clone(), via: r.via, status: r.status, client: r.client }
+    }
+}
+
+/// The wire's verdict in core's words; a newer agent's unknown one is not guessed at.
+pub fn verdict(number: i32) -> Verdict {
+    match wire::Verdict::try_from(number) {
+        Ok(wire::Verdict::Healthy) => Verdict::Healthy,
+        Ok(wire::Verdict::Captured) => Verdict::Captured,
+        Ok(wire::Verdict::Moved) => Verdict::Moved,
+        Ok(wire::Verdict::Lost) => Verdict::Lost,
+        Ok(wire::Verdict::Filtered) => Verdict::Filtered,
+        Ok(wire::Verdict::KubeletStuck) => Verdict::KubeletStuck,
+        Ok(wire::Verdict::Upstream) => Verdict::Upstream,
+        Ok(wire::Verdict::Unknown | wire::Verdict::Unspecified) | Err(_) => Verdict::Unknown,
+    }
+}
+
+impl Agent {
+    /// Who it is and how its node was at its last look.
+    pub async fn status(&self) -> Result<wire::StatusReply, AgentError> {
+        let mut c = self.client.clone();
+        self.ask("say how it is", QUICK, c.status(wire::StatusRequest {})).await
+    }
+
+    /// Looks afresh and judges.
+    pub async fn diagnose(&self) -> Result<Diagnosis, AgentError> {
+        let mut c = self.client.clone();
+        let what = "look and judge";
+        let reply = self.ask(what, LOOK, c.diagnose(wire::DiagnoseRequest {})).await?;
+        self.read(what, &reply.diagnosis)
+    }
+
+    /// What would be done.
+    pub async fn plan(&self) -> Result<wire::PlanReply, AgentError> {
+        let mut c = self.client.clone();
+        self.ask("plan", LOOK, c.plan(wire::PlanRequest {})).await
+    }
+
+    /// Heals, as far as the consent reaches.
+    pub async fn heal(&self, request: wire::HealRequest) -> Result<wire::HealReply, AgentError> {
+        let mut c = self.client.clone();
+        self.ask("heal", LOOK, c.heal(request)).await
+    }
+
+    /// Follows an incident.
+    pub async fn watch(
+        &self,
+        incident: &str,
+        since: u64,
+    ) -> Result<Streaming<wire::WatchReply>, AgentError> {
+        let mut c = self.client.clone();
+        let request = wire::WatchRequest { incident: incident.to_owned(), since };
+        self.ask("tell of an incident", QUICK, c.watch(request)).await
+    }
+
+    /// Stops the running incident.
+    pub async fn cancel(&self, incident: &str) -> Result<wire::CancelReply, AgentError> {
+        let mut c = self.client.clone();
+        let request = wire::CancelRequest { incident: incident.to_owned() };
+        self.ask("cancel", QUICK, c.cancel(request)).await
+    }
+
+    /// Undoes a run.
+    pub async fn undo(&self, run: &str, request_id: &str) -> Result<wire::UndoReply, AgentError> {
+        let mut c = self.client.clone();
+        let request = wire::UndoRequest { run: run.to_owned(), request_id: request_id.to_owned() };
+        self.ask("undo a run", UNDO, c.undo(request)).await
+    }
+
+    /// Past incidents, newest first.
+    pub async fn history(&self, limit: u32) -> Result<Vec<wire::HistoryItem>, AgentError> {
+        let mut c = self.client.clone();
+        let reply =
+            self.ask("tell its history", QUICK, c.history(wire::HistoryRequest { limit })).await?;
+        Ok(reply.items)
+    }
+
+    /// Shows or changes the baseline.
+    pub async fn baseline(
+        &self,
+        verb: wire::baseline_request::Verb,
+    ) -> Result<wire::BaselineReply, AgentError> {
+        let mut c = self.client.clone();
+        let request = wire::BaselineRequest { verb: verb.into() };
+        self.ask("show its baseline", LOOK, c.baseline(request)).await
+    }
+
+    /// Reads JSON of core's.
+    pub fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        what: &'static str,
+        json: &str,
+    ) -> Result<T, AgentError> {
+        serde_json::from_str(json).map_err(|source| AgentError::Form {
+            node: self.node.clone(),
+            what,
+            source,
+        })
+    }
+
+    async fn ask<T>(
+        &self,
+        what: &'static str,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, AgentError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => {
+                Err(AgentError::Call { node: self.node.clone(), what, status: Box::new(status) })
+            }
+            Err(_) => Err(AgentError::Late { node: self.node.clone(), what, limit }),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! How core's nouns are said to people: verdicts with their tone, spans and clocks.
+
+use crate::out::{Paint, Tone};
+use lifeline_core::diagnosis::{Severity, Verdict};
+
+/// Nothing needs doing: `Moved` differs from the baseline, and works.
+pub fn is_fine(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Healthy | Verdict::Moved)
+}
+
+/// The verdict's word in its tone.
+pub fn verdict(verdict: Verdict, paint: Paint) -> String {
+    let tone = match verdict {
+        Verdict::Healthy => Tone::Good,
+        Verdict::Moved | Verdict::Upstream | Verdict::Unknown => Tone::Warn,
+        Verdict::Captured | Verdict::Lost | Verdict::Filtered | Verdict::KubeletStuck => Tone::Bad,
+    };
+    paint.tone(tone, verdict.word())
+}
+
+/// The severity's word in its tone.
+pub fn severity(severity: Severity, paint: Paint) -> String {
+    match severity {
+        Severity::Notice => paint.tone(Tone::Dim, "notice"),
+        Severity::Warning => paint.tone(Tone::Warn, "warning"),
+        Severity::Critical => paint.tone(Tone::Bad, "critical"),
+    }
+}
+
+/// A span for people: `340 ms`, `12 s`, `3 min 5 s`, `2 h 7 min`.
+pub fn span_ms(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0 => format!("{ms} ms"),
+        1..60 => format!("{s} s"),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        _ => format!("{} h {} min", s / 3600, s / 60 % 60),
+    }
+}
+
+/// A wall clock's time of day, UTC: laptop and node may be in different zones, journals must not be.
+pub fn clock(wall_ms: u64) -> String {
+    at(wall_ms, "%H:%M:%S")
+}
+
+/// A wall clock's date and time, UTC.
+pub fn date(wall_ms: u64) -> String {
+    at(wall_ms, "%Y-%m-%d %H:%M:%S")
+}
+
+fn at(wall_ms: u64, format: &str) -> String {
+    i64::try_from(wall_ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| "?".into(), |t| t.strftime(format).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_said_in_two_units_at_most() {
+        let said = [999, 1_000, 61_000, 7_620_000].map(span_ms);
+        assert_eq!(said, ["999 ms", "1 s", "1 min 1 s", "2 h 7 min"]);
+    }
+
+    #[test]
+    fn clocks_are_utc() {
+        assert_eq!(date(1_760_356_800_000), "2025-10-13 12:00:00");
+        assert_eq!(clock(u64::MAX), "?");
+    }
+}
