@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod disk;
 pub mod error;
+pub mod faults;
 pub mod furniture;
 pub mod lab;
 pub mod names;
@@ -21,6 +22,7 @@ pub mod state;
 pub mod status;
 pub mod sweep;
 pub mod topology;
+pub mod witness;
 
 pub use error::{LabError, Result};
 pub use lab::Lab;

@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use lifeline_lab::faults::Site;
 use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
-use lifeline_lab::{furniture, names, node, parts, standin, status, topology};
+use lifeline_lab::{
+    faults, furniture, names, node, parts, standin, status, topology, witness,
+};
 
 /// Real systemd nodes in network namespaces of their own, on this machine. Needs root.
 #[derive(Debug, Parser)]
@@ -48,6 +51,34 @@ enum Verb {
         place: String,
         #[arg(last = true)]
         command: Vec<String>,
+    },
+    /// Make a fault of the catalogue on a node, or take it back
+    Break {
+        /// The node
+        #[arg(required_unless_present = "list")]
+        node: Option<String>,
+        /// The fault
+        #[arg(required_unless_present = "list")]
+        fault: Option<String>,
+        /// Only show what faults there are
+        #[arg(long)]
+        list: bool,
+        /// Only what has to be so before the agent learns its baseline
+        #[arg(long, conflicts_with = "strike")]
+        ground: bool,
+        /// Only the fault, on ground that is laid already
+        #[arg(long)]
+        strike: bool,
+        /// Take it back
+        #[arg(long, conflicts_with_all = ["ground", "strike"])]
+        restore: bool,
+    },
+    /// Look at a node with tools that are not ours; with --since, say what has changed
+    Witness {
+        node: String,
+        /// What an earlier look printed
+        #[arg(long)]
+        since: Option<PathBuf>,
     },
     /// Cut a node's power and boot it again
     PowerCycle { node: String },
@@ -93,6 +124,12 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Down => lab::down(&progress)?,
         Verb::Status { output } => return status_of(&output),
         Verb::Shell { place, command } => return shell(&place, command),
+        Verb::Break { list: true, .. } => print!("{}", faults::told()),
+        Verb::Break { node, fault, ground, strike, restore, .. } => {
+            let (node, fault) = (node.unwrap_or_default(), fault.unwrap_or_default());
+            break_node(&node, &fault, ground, strike, restore, &progress)?;
+        }
+        Verb::Witness { node, since } => return witness(&node, since),
         Verb::PowerCycle { node } => {
             Lab::open()?.power_cycle(&node, &progress)?;
         }
@@ -159,6 +196,48 @@ fn build(progress: &Progress) -> anyhow::Result<()> {
     }
     progress.say("workspace built");
     Ok(())
+}
+
+fn break_node(
+    node: &str,
+    fault: &str,
+    ground: bool,
+    strike: bool,
+    restore: bool,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let fault = faults::find(fault)?;
+    let site = Site::of(&Lab::open()?, node)?;
+    if restore {
+        (fault.restore)(&site).with_context(|| format!("take {} back on {node}", fault.id))?;
+        progress.say(format!("{node}: {} taken back", fault.id));
+        return Ok(());
+    }
+    if let Some(lay) = fault.ground.filter(|_| !strike) {
+        lay(&site).with_context(|| format!("lay the ground for {} on {node}", fault.id))?;
+    }
+    if !ground {
+        (fault.strike)(&site).with_context(|| format!("make {} on {node}", fault.id))?;
+    }
+    progress.say(format!("{node}: {} ({}); deserves: {}", fault.id, fault.title, fault.verdict));
+    Ok(())
+}
+
+fn witness(node: &str, since: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let now = witness::look(&Lab::open()?.node(node)?)?;
+    let Some(path) = since else {
+        println!("{}", serde_json::to_string_pretty(&now)?);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let before =
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let before =
+        serde_json::from_str(&before).with_context(|| format!("understand {}", path.display()))?;
+    let differences = witness::diff(&before, &now);
+    for difference in &differences {
+        println!("{difference}");
+    }
+    Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
 fn shell(place: &str, command: Vec<String>) -> anyhow::Result<ExitCode> {

@@ -45,7 +45,16 @@ impl Authority {
     /// What the API server shows; it is asked for by its address, by the Service VIP, and through the load balancer.
     pub fn api_server(&self) -> Result<Pair> {
         let address = API.split(':').next().unwrap_or_default();
-        let names = [address, "10.43.0.1", "127.0.0.1", "::1", "localhost", "kubernetes", "tethys"];
+        let names = [
+            address,
+            "10.43.0.1",
+            "127.0.0.1",
+            "::1",
+            "localhost",
+            "kubernetes",
+            "tethys",
+            "100.64.0.1",
+        ];
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         leaf("kube-apiserver", None, &names, ExtendedKeyUsagePurpose::ServerAuth, &self.server)
     }

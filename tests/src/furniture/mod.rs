@@ -82,7 +82,7 @@ fn links(me: &Machine) -> Vec<String> {
 }
 
 /// The address of a node's tunnel end; stable, as flannel keeps it in the node's annotation.
-fn vtep(machine: &Machine) -> String {
+pub fn vtep(machine: &Machine) -> String {
     format!("0a:4c:0a:2a:{:02x}:00", machine.pods)
 }
 

@@ -41,7 +41,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Where to listen
-    #[arg(long, default_value = "203.0.113.10:6443")]
+    #[arg(long, default_value = "0.0.0.0:6443")]
     listen: SocketAddr,
     /// The serving certificate
     #[arg(long, default_value = "/var/lib/rancher/k3s/server/tls/serving-kube-apiserver.crt")]

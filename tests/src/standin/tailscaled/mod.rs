@@ -115,6 +115,9 @@ pub struct Args {
     /// The resolver's configuration
     #[arg(long, default_value = "/etc/resolv.conf")]
     resolv_conf: PathBuf,
+    /// The exit node that a system policy demands, whatever the preferences say
+    #[arg(long)]
+    policy_exit_node: Option<IpAddr>,
     /// Carry packets to the tailnet-peer at this address instead of losing them
     #[arg(long)]
     relay: Option<SocketAddr>,
@@ -245,6 +248,7 @@ impl Daemon {
     /// `Set`: netfilter, throws, routes, addresses, DNS, for the present preferences.
     async fn apply(&mut self) {
         self.resolve_exit_node();
+        self.apply_policy();
         self.keep_prefs();
         match self.try_apply().await {
             Ok(()) => say!(
@@ -294,6 +298,14 @@ impl Daemon {
         }
     }
 
+    /// A system policy wins over every edit, silently (`ipn/ipnlocal applySysPolicyLocked`).
+    fn apply_policy(&mut self) {
+        if let Some(exit) = self.args.policy_exit_node {
+            self.prefs.exit_node_id = node_id(exit);
+            self.prefs.exit_node_ip.clear();
+        }
+    }
+
     fn keep_prefs(&self) {
         let state = self.args.statedir.join("tailscaled.state");
         if let Err(cause) = self.prefs.save(&state) {
@@ -311,10 +323,9 @@ impl Daemon {
     }
 
     async fn edit(&mut self, masked: &Value) -> Result<Prefs, String> {
-        self.prefs = self
-            .prefs
-            .merge(masked)
-            .map_err(|cause| format!("{:#}", anyhow::Error::from(cause)))?;
+        let merged = self.prefs.merge(masked);
+        self.prefs = merged.map_err(|cause| format!("{:#}", anyhow::Error::from(cause)))?;
+        self.apply_policy();
         say!("EditPrefs: {masked}");
         if self.mapped {
             self.apply().await;

@@ -36,6 +36,9 @@ pub struct PeerArgs {
     /// Addresses that are reached through the tunnel
     #[arg(long, value_delimiter = ',', default_value = "100.64.0.5")]
     routes: Vec<IpAddr>,
+    /// The other end, where this one has to begin
+    #[arg(long)]
+    to: Option<SocketAddr>,
 }
 
 /// Opens a UDP socket whose packets stay outside the tunnel, and says its port.
@@ -134,7 +137,7 @@ pub async fn run_peer(args: PeerArgs) -> anyhow::Result<()> {
         ip(&["route", "replace", &route.to_string(), "dev", &args.tun])?;
     }
     let socket = Arc::new(tokio::net::UdpSocket::from_std(socket).context("watch UDP socket")?);
-    let node = Arc::new(Mutex::new(None));
+    let node = Arc::new(Mutex::new(args.to));
     say!("tailnet-peer: {} carries for {:?}", args.listen, args.routes);
     tokio::spawn(outward(Arc::clone(&device), Arc::clone(&socket), Arc::clone(&node)));
     inward(device, socket, node).await;

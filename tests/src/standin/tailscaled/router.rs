@@ -1,7 +1,7 @@
 //! The kernel side of the stand-in's routing: rules, table 52 and addresses, by netlink as the original does it.
 //!
 //! Copies `wgengine/router/osrouter/router_linux.go`: `ipRules`, `justAddIPRules`, `delIPRules`, `addRoute`, `addThrowRoute`,
-//! `downInterface`. `ip rule add` would not do: it writes protocol `boot` into a rule, Tailscale's carry protocol 0.
+//! `downInterface`.
 
 use std::{io, net::IpAddr};
 
