@@ -13,9 +13,7 @@ use clap::{Parser, Subcommand};
 use lifeline_lab::faults::Site;
 use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
-use lifeline_lab::{
-    faults, furniture, names, node, parts, standin, status, topology, witness,
-};
+use lifeline_lab::{faults, furniture, names, node, parts, standin, status, topology, witness};
 
 /// Real systemd nodes in network namespaces of their own, on this machine. Needs root.
 #[derive(Debug, Parser)]
