@@ -2,6 +2,7 @@
 //! in `lifeline-core`; nothing here decides.
 #![cfg(target_os = "linux")]
 
+pub mod act;
 pub mod children;
 pub mod netfilter;
 pub mod netlink;

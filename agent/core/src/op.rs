@@ -203,6 +203,8 @@ pub struct Prefs {
     pub exit_node_id: String,
     /// `ExitNodeIP`.
     pub exit_node_ip: String,
+    /// `AutoExitNode`: the daemon chooses one itself (`any`), and another when that one is taken away.
+    pub auto_exit_node: String,
     /// `RouteAll`: accepts routes others advertise.
     pub route_all: bool,
 }
@@ -210,7 +212,10 @@ pub struct Prefs {
 impl Prefs {
     /// Captures nothing.
     pub fn is_off(&self) -> bool {
-        self.exit_node_id.is_empty() && self.exit_node_ip.is_empty() && !self.route_all
+        self.exit_node_id.is_empty()
+            && self.exit_node_ip.is_empty()
+            && self.auto_exit_node.is_empty()
+            && !self.route_all
     }
 }
 
@@ -396,13 +401,16 @@ impl Op for NodeOp {
                 Some(_) => Now::Foreign,
             },
             (Self::ResolvConf { wanted }, Seen::Resolv { resolv: b }, Seen::Resolv { resolv }) => {
-                // The culprit's backup is moved back over the file, so it is not part of the wanted state.
-                let plain =
-                    |r: &Option<Resolv>| r.as_ref().map(|r| (r.text.clone(), r.link.clone()));
+                // The culprit's backup is moved back over the file, so it is not part of the wanted state; nor is the
+                // text behind a symbolic link, which is somebody else's file.
+                let plain = |r: &Resolv| match &r.link {
+                    Some(link) => (None, Some(link.clone())),
+                    None => (Some(r.text.clone()), None),
+                };
                 by_value(
-                    &plain(b),
-                    &plain(resolv),
-                    &Some((wanted.text.clone(), wanted.link.clone())),
+                    &b.as_ref().map(plain),
+                    &resolv.as_ref().map(plain),
+                    &Some(plain(wanted)),
                 )
             }
             (
