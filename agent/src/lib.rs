@@ -4,5 +4,6 @@
 
 pub mod act;
 pub mod children;
+pub mod guard;
 pub mod netfilter;
 pub mod netlink;

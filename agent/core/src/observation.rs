@@ -270,7 +270,8 @@ pub struct Hop {
     /// The gateway counts as on-link whatever the addresses say.
     #[serde(default)]
     pub onlink: bool,
-    /// `RTNH_F_DEAD` or `RTNH_F_LINKDOWN`: not usable now.
+    /// `RTNH_F_DEAD`: not usable now. `RTNH_F_LINKDOWN` alone does not count: the kernel uses such routes unless
+    /// `ignore_routes_with_linkdown` is set, and a persistent tun without a process captures by one (R7).
     #[serde(default)]
     pub dead: bool,
     /// Multipath weight, 1 to 256.

@@ -107,7 +107,7 @@ pub fn route_from(message: &RouteMessage, names: &LinkNames) -> Route {
     };
     let mut hop = Hop {
         onlink: header.flags.contains(RouteFlags::Onlink),
-        dead: header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown),
+        dead: header.flags.contains(RouteFlags::Dead),
         ..Hop::default()
     };
     for attribute in &message.attributes {
@@ -211,7 +211,7 @@ fn hop_from(hop: &RouteNextHop, names: &LinkNames) -> Hop {
         via,
         dev: (hop.interface_index != 0).then(|| names.name(hop.interface_index)),
         onlink: hop.flags.contains(RouteNextHopFlags::Onlink),
-        dead: hop.flags.intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown),
+        dead: hop.flags.contains(RouteNextHopFlags::Dead),
         weight: u16::from(hop.hops) + 1,
     }
 }

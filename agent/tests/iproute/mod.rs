@@ -170,7 +170,7 @@ fn hop(v: &Value) -> Hop {
         via: via.map(|a| a.parse().unwrap()),
         dev: text(v, "dev").map(str::to_owned),
         onlink: flags.contains(&"onlink"),
-        dead: flags.contains(&"dead") || flags.contains(&"linkdown"),
+        dead: flags.contains(&"dead"),
         weight: number(v, "weight").map_or(0, |w| u16::try_from(w).unwrap()),
     }
 }

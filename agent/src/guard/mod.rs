@@ -1,0 +1,293 @@
+//! Rung 1: keeps our rules as the judgement wants them, on every change of the kernel's routing.
+//!
+//! A reconciler of its own, outside the engine: it looks at links, rules and routes only, puts one batch in place, and tells
+//! of it afterwards. It has no budget, only a rate limit: a tool that flaps its rules must not tire the guard out.
+
+mod hands;
+
+use crate::netlink::{Kernel, NetlinkError};
+use hands::Quick;
+use lifeline_core::baseline::Baseline;
+use lifeline_core::fib::Answer;
+use lifeline_core::guard::{self, Stand};
+use lifeline_core::observation::Route;
+use lifeline_core::policy::Policy;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// Changes come in bursts: what arrives within this time is answered once.
+const COALESCE: Duration = Duration::from_millis(5);
+/// At most twenty batches a second, whatever somebody does to the rules.
+const AT_LEAST: Duration = Duration::from_millis(50);
+/// The guard goes when its captor has been gone for this long: daemons put their rules back after 250 ms (R4).
+const LINGER: Duration = Duration::from_secs(3);
+/// Looked at anew without any hint, in case one was lost.
+const TICK: Duration = Duration::from_secs(2);
+/// How long one batch may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// What the guard is told to do.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What should stand.
+    pub stand: Stand,
+    /// The healthy node; without one, nothing but the lifeline path can stand.
+    pub base: Option<Arc<Baseline>>,
+    /// The network has moved and works: the lifeline path follows the node's own `main`, not the baseline's.
+    pub moved: bool,
+}
+
+/// How it stands.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// Counts the orders that have been carried out.
+    pub done: u64,
+    /// Does the guard stand?
+    pub guarded: bool,
+    /// Why it cannot be placed where it is needed.
+    pub no_room: Option<String>,
+    /// Why the last batch failed.
+    pub trouble: Option<String>,
+}
+
+/// Something that has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The guard has been raised.
+    Raised {
+        /// The captors, in words.
+        captors: Vec<String>,
+        /// Addresses on the captors' devices: sockets with such a source are dead and stay so (field guide K6).
+        sources: Vec<IpAddr>,
+    },
+    /// It has moved in front of a new captor, or was put back after somebody deleted it.
+    Renewed {
+        /// Rules added.
+        rules: usize,
+    },
+    /// It has gone.
+    Lowered,
+    /// It cannot be placed.
+    NoRoom {
+        /// Why.
+        why: String,
+    },
+    /// A batch failed; it will be tried again.
+    Trouble {
+        /// What, and why.
+        why: String,
+    },
+}
+
+/// The guard; its task ends when this is dropped, and what stands, stands.
+#[derive(Debug)]
+pub struct Guard {
+    order: watch::Sender<(u64, Order)>,
+    state: watch::Receiver<State>,
+    notes: broadcast::Sender<Note>,
+    task: JoinHandle<()>,
+}
+
+impl Guard {
+    /// Starts it with a first order.
+    ///
+    /// # Errors
+    /// When there is no socket for hints.
+    pub fn start(kernel: Kernel, policy: Policy, first: Order) -> Result<Self, NetlinkError> {
+        let events = kernel.events()?;
+        let (order, orders) = watch::channel((1, first));
+        let (tell, state) = watch::channel(State::default());
+        let (notes, _) = broadcast::channel(64);
+        let mut keeper = Keeper {
+            kernel,
+            policy,
+            orders,
+            tell,
+            notes: notes.clone(),
+            clear_since: None,
+            standing: false,
+        };
+        let task = tokio::spawn(async move { keeper.keep(events).await });
+        Ok(Self { order, state, notes, task })
+    }
+
+    /// Gives a new order; [`Self::settled`] waits for it.
+    pub fn order(&self, order: Order) {
+        self.order.send_modify(|(n, o)| {
+            *n += 1;
+            *o = order;
+        });
+    }
+
+    /// Waits until the latest order has been carried out, or could not be, at most `limit`.
+    pub async fn settled(&self, limit: Duration) -> State {
+        let wanted = self.order.borrow().0;
+        let mut state = self.state.clone();
+        // On a time-out the last state is given as it is: its `done` says that it is older.
+        let _in_time = timeout(limit, state.wait_for(|s| s.done >= wanted)).await.is_ok();
+        self.state()
+    }
+
+    /// How it stands now.
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// What happens from now on.
+    pub fn notes(&self) -> broadcast::Receiver<Note> {
+        self.notes.subscribe()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Keeper {
+    kernel: Kernel,
+    policy: Policy,
+    orders: watch::Receiver<(u64, Order)>,
+    tell: watch::Sender<State>,
+    notes: broadcast::Sender<Note>,
+    /// Since when nothing captures although our guard stands.
+    clear_since: Option<Instant>,
+    standing: bool,
+}
+
+impl Keeper {
+    async fn keep(&mut self, mut events: crate::netlink::Events) {
+        loop {
+            let (number, order) = self.orders.borrow_and_update().clone();
+            let again = match timeout(LIMIT, self.reconcile(&order)).await {
+                Ok(Ok(again)) => again,
+                Ok(Err(e)) => self.trouble(chain(&e)),
+                Err(_) => self.trouble(format!("not done within {LIMIT:?}")),
+            };
+            self.tell.send_modify(|s| s.done = number);
+            sleep(AT_LEAST).await;
+            tokio::select! {
+                changed = self.orders.changed() => if changed.is_err() { return },
+                hints = events.next() => match hints {
+                    Some(_) => sleep(COALESCE).await,
+                    // The socket is gone: open anew, and look at once, as something may have been missed.
+                    None => match self.kernel.events() {
+                        Ok(fresh) => events = fresh,
+                        Err(e) => { self.trouble(chain(&e)); sleep(TICK).await; }
+                    },
+                },
+                () = sleep_until(Instant::now() + again) => {}
+            }
+        }
+    }
+
+    fn trouble(&self, why: String) -> Duration {
+        tracing::warn!(%why, "guard: a batch failed");
+        self.tell.send_modify(|s| s.trouble = Some(why.clone()));
+        // Nobody listening is no failure.
+        let _listeners = self.notes.send(Note::Trouble { why }).ok();
+        Duration::from_millis(200)
+    }
+
+    /// Looks, judges, and puts one batch in place. Gives how long to wait at most before the next look.
+    async fn reconcile(&mut self, order: &Order) -> Result<Duration, NetlinkError> {
+        let quick = Quick::look(&self.kernel).await?;
+        let derived = Baseline::default();
+        let base = order.base.as_deref().unwrap_or(&derived);
+        let own: Vec<Route> = quick.main_routes();
+        // Without a baseline, and after the network has moved, the node's own main is all there is to mirror.
+        let mirror = if order.moved || base.routes.is_empty() { &own } else { &base.routes };
+        let judge = |stand| {
+            guard::wanted(
+                &quick.rules,
+                &quick.routes,
+                &quick.links,
+                base,
+                mirror,
+                &self.policy,
+                stand,
+            )
+        };
+        let mut wanted = judge(order.stand);
+        let stands = quick.rules.iter().any(|r| lifeline_core::fib::is_ours(r) && r.to.is_some());
+        let watchful = matches!(order.stand, Stand::Guard | Stand::GuardByMirror);
+        let mut again = TICK;
+        if stands && !wanted.guarded && watchful && wanted.no_room.is_none() {
+            // Nothing captures any more. It lingers, because a daemon that fights back returns within 250 ms.
+            let since = *self.clear_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < LINGER {
+                let keep =
+                    quick.rules.iter().filter(|r| lifeline_core::fib::is_ours(r) && r.to.is_some());
+                wanted.rules.extend(keep.cloned());
+                wanted.guarded = true;
+                again = (LINGER - since.elapsed()).max(AT_LEAST);
+            }
+        } else {
+            self.clear_since = None;
+        }
+        let changes = guard::changes(&quick.rules, &quick.routes, &wanted);
+        let added = changes.add_rules.len();
+        hands::apply(&self.kernel, &quick, &changes).await?;
+        self.announce(&wanted, added, &quick, base);
+        Ok(again)
+    }
+
+    fn announce(&mut self, wanted: &guard::Wanted, added: usize, quick: &Quick, base: &Baseline) {
+        let was = core::mem::replace(&mut self.standing, wanted.guarded);
+        let note = match (&wanted.no_room, was, wanted.guarded) {
+            (Some(why), _, _) => {
+                let known = self.tell.borrow().no_room.as_ref() == Some(why);
+                (!known).then(|| Note::NoRoom { why: why.clone() })
+            }
+            (None, false, true) => Some(Note::Raised {
+                captors: wanted.captors.clone(),
+                sources: sources(quick, base),
+            }),
+            (None, true, true) if added > 0 => Some(Note::Renewed { rules: added }),
+            (None, true, false) => Some(Note::Lowered),
+            (None, _, _) => None,
+        };
+        self.tell.send_modify(|s| {
+            s.guarded = wanted.guarded;
+            s.no_room.clone_from(&wanted.no_room);
+            s.trouble = None;
+        });
+        if let Some(note) = note {
+            tracing::info!(?note, "guard");
+            let _listeners = self.notes.send(note).ok();
+        }
+    }
+}
+
+/// Addresses on the devices by which captured destinations leave.
+fn sources(quick: &Quick, base: &Baseline) -> Vec<IpAddr> {
+    let devs: BTreeSet<String> = guard::captured(&quick.rules, &quick.routes, base)
+        .into_iter()
+        .filter_map(|c| match c.answer {
+            Answer::Leaves { dev, .. } => Some(dev),
+            Answer::Local | Answer::Refused { .. } | Answer::NoRoute | Answer::Unknown { .. } => {
+                None
+            }
+        })
+        // The uplink's own addresses are nobody's captor.
+        .filter(|dev| !base.links.iter().any(|l| l.name == *dev))
+        .collect();
+    quick.addrs.iter().filter(|a| devs.contains(&a.dev)).map(|a| a.addr).collect()
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        text = format!("{text}: {c}");
+        cause = c.source();
+    }
+    text
+}
