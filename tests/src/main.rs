@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 use lifeline_lab::faults::Site;
 use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
+use lifeline_lab::standin::byhand;
 use lifeline_lab::{faults, furniture, names, node, parts, standin, status, topology, witness};
 
 /// Real systemd nodes in network namespaces of their own, on this machine. Needs root.
@@ -78,6 +79,8 @@ enum Verb {
         #[arg(long)]
         since: Option<PathBuf>,
     },
+    /// Type the runbook's commands at a node's console
+    ByHand { node: String },
     /// Cut a node's power and boot it again
     PowerCycle { node: String },
     /// Run on a node by its own unit: build what k3s and flannel would have built
@@ -128,6 +131,17 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             break_node(&node, &fault, ground, strike, restore, &progress)?;
         }
         Verb::Witness { node, since } => return witness(&node, since),
+        Verb::ByHand { node } => {
+            byhand::type_all(&Lab::open()?.node(&node)?, |typed| {
+                let end =
+                    if typed.given_up { "^C".to_owned() } else { format!("{:?}", typed.code) };
+                progress.say(format!(
+                    "{:5.1}s {end:<8} # {}",
+                    typed.took.as_secs_f64(),
+                    typed.line
+                ));
+            })?;
+        }
         Verb::PowerCycle { node } => {
             Lab::open()?.power_cycle(&node, &progress)?;
         }

@@ -36,8 +36,10 @@ pub fn start(site: &Site, flags: &str) -> Result<()> {
 
 /// Starts it as a service of the node, with these flags.
 pub fn start_installed(site: &Site, flags: &str) -> Result<()> {
-    let line =
-        format!("systemd-run -q --collect --unit={INSTALLED} -- /opt/tailscale/tailscaled {flags}");
+    let delay = site.netmap_delay;
+    let line = format!(
+        "systemd-run -q --collect --unit={INSTALLED} -- /opt/tailscale/tailscaled --route-delay {delay} {flags}"
+    );
     site.node.must(line.trim_end())?;
     wait_for_rules(site)
 }
@@ -66,7 +68,8 @@ pub fn container(
     let line = format!(
         "systemd-run -q --collect --unit={unit} --slice={slice} -p RootDirectory={rootfs} -p MountAPIVFS=yes \
          -p BindReadOnlyPaths=/usr -p BindReadOnlyPaths=/opt/tailscale:/usr/local/bin{property}{binds} \
-         -- /usr/local/bin/tailscaled --no-logs-no-support {flags}"
+         -- /usr/local/bin/tailscaled --no-logs-no-support --route-delay {} {flags}",
+        site.netmap_delay
     );
     site.node.must(line.trim_end()).map(drop)
 }

@@ -59,7 +59,7 @@ pub const FAULTS: &[Fault] = &[
         near_miss: false,
         ground: None,
         strike: |site| {
-            installed(site, "--accept-dns --route-delay 0")?;
+            installed(site, "--accept-dns")?;
             daemon::kill(site, daemon::INSTALLED)
         },
         restore,

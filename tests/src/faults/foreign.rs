@@ -101,7 +101,7 @@ fn pod(site: &Site) -> Result<()> {
         site.node.must(&line)?;
     }
     let property = format!(" -p NetworkNamespacePath=/run/netns/{POD}");
-    let flags = "--address 100.64.0.9 --exit-node 100.64.0.1 --route-delay 0";
+    let flags = "--address 100.64.0.9 --exit-node 100.64.0.1";
     daemon::container(site, POD_UNIT, POD_SLICE, POD_ROOTFS, &property, &[], flags)?;
     wait_for("the pod's tailscaled has its routes", Duration::from_secs(10), || {
         Ok(site.node.may(&format!("ip -n {POD} route show table 52"))?.stdout.contains("default"))

@@ -114,7 +114,7 @@ fn stop_peer(site: &Site) -> Result<()> {
 
 fn over_tailscale(site: &Site) -> Result<()> {
     start_peer(site, "100.64.0.1", "100.64.0.5")?;
-    daemon::start(site, &format!("--route-delay 0 --relay {}:{TUNNEL_PORT}", site.facts.api))?;
+    daemon::start(site, &format!("--relay {}:{TUNNEL_PORT}", site.facts.api))?;
     daemon::wait_for_route(site, "100.64.0.1")?;
     wait_for("the server answers through the tunnel", Duration::from_secs(10), || {
         Ok(site.node.may("ping -c 1 -W 1 100.64.0.1")?.ok())

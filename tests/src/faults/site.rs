@@ -137,6 +137,8 @@ pub struct Site {
     pub server: Box<dyn Place>,
     /// The node's network.
     pub facts: Facts,
+    /// Seconds from a tailscaled's rules to its routes; the incident gave three.
+    pub netmap_delay: f32,
 }
 
 impl Site {
@@ -159,6 +161,7 @@ impl Site {
             gateway: Box::new(lab.space(GATEWAY)?),
             server: Box::new(lab.node(server.name)?),
             facts,
+            netmap_delay: 3.0,
         })
     }
 }

@@ -273,7 +273,7 @@ impl Daemon {
         }
         if !self.prefs.want_running && self.filtering {
             self.filtering = false;
-            self.netfilter.delete().await;
+            self.netfilter.delete().await?;
         }
         self.router.set(routes::wanted(&self.prefs, &tailnet, &locals)).await?;
         if self.prefs.want_running {
@@ -358,20 +358,24 @@ impl Daemon {
         })
     }
 
-    /// `Close`, which gives up half-way when the device is gone already.
+    /// `Close`, which gives up where a part of it fails: when the device or a native chain is gone already.
+    async fn try_close(&mut self) -> anyhow::Result<()> {
+        self.router.close().await?;
+        if self.filtering {
+            self.netfilter.delete().await?;
+        }
+        self.router.delete_throws().await;
+        Ok(())
+    }
+
+    /// The end of the daemon.
     async fn close(&mut self) {
         say!("tailscaled got signal; shutting down");
         if let Err(cause) = dns::give_back(&self.args.resolv_conf) {
             say!("dns: give back {}: {cause}", self.args.resolv_conf.display());
         }
-        match self.router.close().await {
-            Ok(()) => {
-                if self.filtering {
-                    self.netfilter.delete().await;
-                }
-                self.router.delete_throws().await;
-            }
-            Err(refused) => say!("router: close: {refused}"),
+        if let Err(cause) = self.try_close().await {
+            say!("router: close: {cause:#}");
         }
         if let Err(cause) = fs::remove_file(&self.args.socket) {
             say!("localapi: remove {}: {cause}", self.args.socket.display());

@@ -101,44 +101,63 @@ impl Netfilter {
         Ok(())
     }
 
-    /// Removes everything again, as `Close` does.
-    pub async fn delete(&self) {
-        self.delete_chains().await;
+    /// Removes everything again, as `Close` does: hooks, rules, chains, marks.
+    ///
+    /// With native rules a chain that somebody else has removed meanwhile is an error, at which the original stops (`DelBase`); with
+    /// iptables it is what was wanted.
+    pub async fn delete(&self) -> Result<(), Failed> {
+        self.delete_chains().await?;
         for family in FAMILIES {
             for (chain, rule) in CONNMARK {
-                let gone = match self.backend {
+                note(match self.backend {
                     Backend::Nft => delete_native(family, "mangle", chain, is_connmark).await,
                     _ => self.iptables(family, "mangle", &format!("-D {chain} {rule}")).await,
-                };
-                note(gone);
+                });
             }
         }
+        Ok(())
     }
 
     /// Removes what `tailscaled --cleanup` removes: chains and hooks in filter and nat, never the rules in mangle
     /// (`IPTablesCleanUp`, `NfTablesCleanUp`).
     pub async fn clean_up(&self) {
-        self.delete_chains().await;
+        note(self.delete_chains().await);
     }
 
-    async fn delete_chains(&self) {
+    async fn delete_chains(&self) -> Result<(), Failed> {
         for family in FAMILIES {
             for (table, base, chain) in HOOKS {
-                if self.backend == Backend::Nft {
-                    let jumps = |rule: &Value| rule.to_string().contains(&format!("\"{chain}\""));
-                    note(delete_native(family, table, base, jumps).await);
-                    let nft = family.nft();
-                    let script = format!(
-                        "flush chain {nft} {table} {chain}\ndelete chain {nft} {table} {chain}\n"
-                    );
-                    note(feed("nft", &["-f", "-"], &script).await.map(drop));
-                } else {
-                    note(self.iptables(family, table, &format!("-D {base} -j {chain}")).await);
-                    note(self.iptables(family, table, &format!("-F {chain}")).await);
-                    note(self.iptables(family, table, &format!("-X {chain}")).await);
+                match self.backend {
+                    Backend::Nft => {
+                        let jumps =
+                            |rule: &Value| rule.to_string().contains(&format!("\"{chain}\""));
+                        delete_native(family, table, base, jumps).await?;
+                    }
+                    _ => note(self.iptables(family, table, &format!("-D {base} -j {chain}")).await),
                 }
             }
         }
+        for (verb, word, stops) in
+            [("flush chain", "-F", self.backend == Backend::Nft), ("delete chain", "-X", false)]
+        {
+            for family in FAMILIES {
+                for (table, _, chain) in HOOKS {
+                    let done = match self.backend {
+                        Backend::Nft => {
+                            let script = format!("{verb} {} {table} {chain}\n", family.nft());
+                            feed("nft", &["-f", "-"], &script).await.map(drop)
+                        }
+                        _ => self.iptables(family, table, &format!("{word} {chain}")).await,
+                    };
+                    if stops {
+                        done?;
+                    } else {
+                        note(done);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn add_iptables(&self, family: Family) -> Result<(), Failed> {
