@@ -200,8 +200,7 @@ fn a_tool_without_preferences_is_overtaken() {
 #[test]
 fn the_guard_goes_when_the_captor_has_gone_and_nothing_of_ours_stays_when_told_so() {
     alone(|| async {
-        let before =
-            (ip("rule"), ip("-6 rule"), ip("route show table all"), ip("-6 route show table all"));
+        let before = tables();
         let (kernel, guard) = stand(Stand::Guard).await;
         capture();
         until("raised", Duration::from_secs(1), || dev("203.0.113.10") == "eth0").await;
@@ -216,9 +215,7 @@ fn the_guard_goes_when_the_captor_has_gone_and_nothing_of_ours_stays_when_told_s
             moved: false,
         });
         guard.settled(Duration::from_secs(2)).await;
-        let after =
-            (ip("rule"), ip("-6 rule"), ip("route show table all"), ip("-6 route show table all"));
-        assert_eq!(before, after);
+        assert_eq!(before, tables());
     });
 }
 

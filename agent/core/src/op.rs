@@ -407,11 +407,7 @@ impl Op for NodeOp {
                     Some(link) => (None, Some(link.clone())),
                     None => (Some(r.text.clone()), None),
                 };
-                by_value(
-                    &b.as_ref().map(plain),
-                    &resolv.as_ref().map(plain),
-                    &Some(plain(wanted)),
-                )
+                by_value(&b.as_ref().map(plain), &resolv.as_ref().map(plain), &Some(plain(wanted)))
             }
             (
                 Self::Sysctl { value, .. },
