@@ -5,5 +5,6 @@
 pub mod act;
 pub mod children;
 pub mod guard;
+pub mod look;
 pub mod netfilter;
 pub mod netlink;

@@ -4,56 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on must stop")]
 
 mod iproute;
+mod scene;
 
 use lifeline_agent::netlink::{Added, Deleted, Hint, Kernel, LinkNames, victim};
 use lifeline_core::net::Family;
 use lifeline_core::observation::{Action, Fate, Mark, RouteKind, Rule};
-use nix::sched::{CloneFlags, unshare};
-use std::process::Command;
+use scene::{alone, ip, node, output};
 use std::time::{Duration, Instant};
-
-/// Runs a test in a fresh namespace; without the privilege it is skipped aloud, but in CI it fails.
-fn alone<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
-    if let Err(e) = unshare(CloneFlags::CLONE_NEWNET) {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "no network namespace: {e}");
-        eprintln!("SKIPPED: a network namespace takes root ({e})");
-        return;
-    }
-    ip("link set lo up");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(test());
-}
-
-fn output(tool: &str, args: &str) -> (bool, String) {
-    let out = Command::new(tool).args(args.split_whitespace()).output().unwrap();
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    (out.status.success(), text + &String::from_utf8_lossy(&out.stderr))
-}
-
-fn ip(args: &str) -> String {
-    let (ok, text) = output("ip", args);
-    assert!(ok, "ip {args}: {text}");
-    text
-}
-
-/// eth0 (an end of a veth pair with carrier) with 192.168.2.80/24 and a default route, cni0, and a tun.
-fn node() {
-    for args in [
-        "link add eth0 type veth peer name far0",
-        "link set far0 up",
-        "link set eth0 up",
-        "addr add 192.168.2.80/24 dev eth0",
-        "-6 addr add fd00:2::80/64 dev eth0 nodad",
-        "route add default via 192.168.2.1",
-        "link add cni0 type bridge",
-        "addr add 10.42.1.1/24 dev cni0",
-        "link set cni0 up",
-        "tuntap add tailscale0 mode tun",
-        "link set tailscale0 up",
-    ] {
-        ip(args);
-    }
-}
 
 async fn ours(kernel: &Kernel, family: Family) -> Vec<Rule> {
     kernel.rules(family).await.unwrap().into_iter().map(|(r, _)| r).collect()

@@ -9,11 +9,13 @@ mod links;
 mod lookup;
 mod routes;
 mod rules;
+mod sockets;
 
 pub use events::{Events, Hint};
 pub use links::LinkNames;
 pub use routes::{route_from, route_message};
 pub use rules::{rule_from, rule_message, victim};
+pub use sockets::TcpSocket;
 
 use codec::Lossless;
 use futures_util::StreamExt;

@@ -1,0 +1,341 @@
+//! One look at the node: every sense at once, each with its own deadline, and what could not be seen said as a gap.
+//!
+//! [`Look::full`] is what is judged; [`Look::quick`] is what the guard goes by. Neither ever changes anything, but that a probe
+//! sends a packet.
+
+mod cluster;
+mod handshake;
+mod lease;
+mod lookups;
+mod netfilter;
+mod paths;
+mod probes;
+pub mod processes;
+mod resolv;
+mod sockets;
+mod sysctls;
+mod units;
+
+use crate::netlink::{Kernel, LinkNames, NetlinkError};
+use lifeline_core::baseline::Expected;
+use lifeline_core::clock::Stamp;
+use lifeline_core::fib;
+use lifeline_core::net::Family;
+use lifeline_core::observation::{Cluster, Gap, Mark, Observation, Rule, Sense, Through};
+use lifeline_core::policy::Policy;
+use rustix::time::{ClockId, clock_gettime};
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long a sense may take. The slowest in a sound node is a TLS handshake over a bad line.
+const LIMIT: Duration = Duration::from_secs(3);
+/// 20 000 netfilter rules in each of four places take some two seconds; a table that is missing from a look costs more.
+const NETFILTER_LIMIT: Duration = Duration::from_secs(8);
+
+/// Where to look.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `/var/lib/rancher/k3s`.
+    pub k3s: PathBuf,
+    /// `/proc`.
+    pub proc: PathBuf,
+    /// `/etc`.
+    pub etc: PathBuf,
+    /// `/run`.
+    pub run: PathBuf,
+    /// `/var`.
+    pub var: PathBuf,
+    /// D-Bus address; the system bus when none is said.
+    pub bus: Option<String>,
+    /// Node name, when the operator says it.
+    pub node: Option<String>,
+    /// API endpoints, when the operator says them.
+    pub api: Vec<SocketAddr>,
+    /// Marks, unit, devices.
+    pub policy: Policy,
+    /// What to ask about from the start; see [`Look::expect`].
+    pub critical: Vec<Expected>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            k3s: "/var/lib/rancher/k3s".into(),
+            proc: "/proc".into(),
+            etc: "/etc".into(),
+            run: "/run".into(),
+            var: "/var".into(),
+            bus: None,
+            node: None,
+            api: Vec::new(),
+            policy: Policy::default(),
+            critical: Vec::new(),
+        }
+    }
+}
+
+/// What a sense brought: what it saw, and what it could not see.
+#[derive(Debug, Default)]
+struct Seen<T> {
+    found: T,
+    gaps: Vec<Gap>,
+}
+
+impl<T> Seen<T> {
+    fn whole(found: T) -> Self {
+        Self { found, gaps: Vec::new() }
+    }
+
+    /// Moves the gaps over and gives what was found.
+    fn unpack(self, gaps: &mut Vec<Gap>) -> T {
+        gaps.extend(self.gaps);
+        self.found
+    }
+}
+
+impl<T: Default> Seen<T> {
+    fn nothing(what: Sense, why: impl Into<String>) -> Self {
+        Self { found: T::default(), gaps: vec![Gap { what, why: why.into() }] }
+    }
+}
+
+/// Looks at the node.
+#[derive(Debug)]
+pub struct Look {
+    kernel: Kernel,
+    places: Places,
+    critical: Mutex<Vec<Expected>>,
+    /// What k3s's files said last, for the quick look.
+    cluster: Mutex<Cluster>,
+    files: Slow,
+    process_table: Slow,
+}
+
+impl Look {
+    /// Looks with this connection to the kernel, at these places.
+    pub fn new(kernel: Kernel, places: Places) -> Self {
+        let critical = Mutex::new(places.critical.clone());
+        Self {
+            kernel,
+            places,
+            critical,
+            cluster: Mutex::default(),
+            files: Slow::default(),
+            process_table: Slow::default(),
+        }
+    }
+
+    /// Says which destinations to ask about from now on; the API endpoints and the gateway are always asked about.
+    pub fn expect(&self, critical: Vec<Expected>) {
+        *self.critical.lock().unwrap_or_else(PoisonError::into_inner) = critical;
+    }
+
+    fn critical(&self) -> Vec<Expected> {
+        self.critical.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Everything. Takes as long as its slowest sense.
+    pub async fn full(&self) -> Observation {
+        let places = self.places.clone();
+        let files = self.files.run(Sense::Cluster, move || files::read(&places));
+        let net = async {
+            let (files, tables) = tokio::join!(files, self.tables());
+            let (cluster, rest) = files.found;
+            let mut seen = Observation { cluster, gaps: files.gaps, ..tables };
+            cluster::complete(&mut seen);
+            self.remember(&seen.cluster);
+            let targets = lookups::targets(&seen, &self.critical());
+            let guarded = stands(&seen.rules, self.places.policy.see_through, false);
+            let mirrored = stands(&seen.rules, self.places.policy.lifeline, true);
+            let names = LinkNames::from(seen.links.as_slice());
+            let (lookups, probes, lease, sockets, fdb) = tokio::join!(
+                self.lookups(&seen, &names, &targets),
+                probes::call(&self.kernel, &self.places, &names, &targets, guarded, mirrored),
+                lease::read(&self.places, &seen.cluster),
+                sockets::read(&self.kernel, &targets),
+                netlinked(Sense::Fdb, self.kernel.neighbours_fdb(&names)),
+            );
+            seen.lookups = lookups.unpack(&mut seen.gaps);
+            seen.probes = probes.unpack(&mut seen.gaps);
+            seen.lease = lease.unpack(&mut seen.gaps);
+            seen.sockets = sockets.unpack(&mut seen.gaps);
+            seen.fdb = fdb.unpack(&mut seen.gaps);
+            (seen, rest)
+        };
+        let places = self.places.clone();
+        let (mut looked, netfilter, processes, units) = tokio::join!(
+            net,
+            netfilter::read(NETFILTER_LIMIT),
+            self.process_table.run(Sense::Processes, move || processes::read(&places.proc)),
+            units::read(self.places.bus.as_deref(), &self.places.policy.unit, LIMIT),
+        );
+        let (ref mut seen, ref mut files) = looked;
+        seen.netfilter = netfilter.unpack(&mut seen.gaps);
+        seen.processes = processes.unpack(&mut seen.gaps);
+        seen.units = units.unpack(&mut seen.gaps);
+        seen.sysctls = std::mem::take(&mut files.sysctls);
+        seen.resolv = files.resolv.take();
+        seen.paths = std::mem::take(&mut files.paths);
+        looked.0
+    }
+
+    /// Devices, addresses, rules, routes, and where the critical destinations leave. Some milliseconds.
+    pub async fn quick(&self) -> Observation {
+        let mut seen = self.tables().await;
+        seen.cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let targets = lookups::targets(&seen, &self.critical());
+        let names = LinkNames::from(seen.links.as_slice());
+        seen.lookups = self.lookups(&seen, &names, &targets).await.unpack(&mut seen.gaps);
+        seen
+    }
+
+    /// The kernel's tables.
+    async fn tables(&self) -> Observation {
+        let mut seen = Observation { taken: stamp(&self.places), ..Observation::default() };
+        let gaps = &mut seen.gaps;
+        seen.links = netlinked(Sense::Links, self.kernel.links()).await.unpack(gaps);
+        let names = LinkNames::from(seen.links.as_slice());
+        seen.addrs = netlinked(Sense::Links, self.kernel.addrs(&names)).await.unpack(gaps);
+        for family in Family::ALL {
+            let rules = netlinked(Sense::Rules, self.kernel.rules(family)).await.unpack(gaps);
+            seen.rules.extend(rules.into_iter().map(|(rule, _)| rule));
+        }
+        let routes = netlinked(Sense::Routes, self.kernel.routes(&names)).await.unpack(gaps);
+        seen.routes = routes.into_iter().map(|(route, _)| route).collect();
+        seen
+    }
+
+    async fn lookups(
+        &self,
+        seen: &Observation,
+        names: &LinkNames,
+        targets: &[lookups::Target],
+    ) -> Seen<Vec<lifeline_core::observation::Lookup>> {
+        let asked = lookups::ask(&self.kernel, names, &self.places.policy, &seen.rules, targets);
+        timeout(LIMIT, asked)
+            .await
+            .unwrap_or_else(|_| Seen::nothing(Sense::Lookups, "no answer in time"))
+    }
+
+    fn remember(&self, cluster: &Cluster) {
+        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = cluster.clone();
+    }
+}
+
+/// What lies in files, read in one go off the loop.
+mod files {
+    use super::{Places, Seen, cluster, paths, resolv, sysctls};
+    use lifeline_core::observation::{Cluster, Resolv};
+    use std::collections::BTreeMap;
+
+    #[derive(Debug, Default)]
+    pub(super) struct Rest {
+        pub(super) sysctls: BTreeMap<String, String>,
+        pub(super) resolv: Option<Resolv>,
+        pub(super) paths: Vec<String>,
+    }
+
+    pub(super) fn read(places: &Places) -> Seen<(Cluster, Rest)> {
+        let mut gaps = Vec::new();
+        let cluster = cluster::read(places).unpack(&mut gaps);
+        let rest = Rest {
+            sysctls: sysctls::read(&places.proc).unpack(&mut gaps),
+            resolv: resolv::read(&places.etc).unpack(&mut gaps),
+            paths: paths::read(places),
+        };
+        Seen { found: (cluster, rest), gaps }
+    }
+}
+
+/// A sense that blocks: on a thread of its own, given up at its deadline, and not begun again while an earlier one still
+/// hangs, so that a dead file system costs one thread and not one for every look.
+#[derive(Debug, Default)]
+struct Slow {
+    busy: Arc<AtomicBool>,
+}
+
+impl Slow {
+    async fn run<T: Default + Send + 'static>(
+        &self,
+        what: Sense,
+        read: impl FnOnce() -> Seen<T> + Send + 'static,
+    ) -> Seen<T> {
+        if self.busy.swap(true, Ordering::AcqRel) {
+            return Seen::nothing(what, "an earlier look still waits for it");
+        }
+        let busy = Arc::clone(&self.busy);
+        let task = tokio::task::spawn_blocking(move || {
+            let seen = read();
+            busy.store(false, Ordering::Release);
+            seen
+        });
+        match timeout(LIMIT, task).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(e)) => {
+                self.busy.store(false, Ordering::Release);
+                Seen::nothing(what, format!("it broke off: {e}"))
+            }
+            Err(_) => Seen::nothing(what, format!("not done within {LIMIT:?}")),
+        }
+    }
+}
+
+/// Our rule that belongs to a mark: a guard rule does not match its bit, the lifeline's rule does.
+fn stands(rules: &[Rule], mark: u32, set: bool) -> bool {
+    rules.iter().any(|r| {
+        fib::is_ours(r)
+            && r.mark.is_some_and(|Mark { value, mask }| {
+                mask & mark == mark && (value & mark == mark) == set
+            })
+    })
+}
+
+/// The mark a question carries.
+fn mark_of(through: Through, policy: &Policy) -> u32 {
+    match through {
+        Through::Plain => 0,
+        Through::SeeThrough => policy.see_through,
+        Through::Lifeline => policy.lifeline,
+    }
+}
+
+async fn netlinked<T: Default>(
+    what: Sense,
+    call: impl Future<Output = Result<T, NetlinkError>>,
+) -> Seen<T> {
+    match call.await {
+        Ok(found) => Seen::whole(found),
+        Err(e) => Seen::nothing(what, chain(&e)),
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        cause = e.source();
+    }
+    text
+}
+
+fn stamp(places: &Places) -> Stamp {
+    let boot = std::fs::read_to_string(places.proc.join("sys/kernel/random/boot_id"));
+    let millis = |id| {
+        let t = clock_gettime(id);
+        let (s, n) = (u64::try_from(t.tv_sec), u64::try_from(t.tv_nsec));
+        s.unwrap_or(0).saturating_mul(1_000) + n.unwrap_or(0) / 1_000_000
+    };
+    Stamp {
+        boot: boot.unwrap_or_default().trim().to_owned(),
+        ms: millis(ClockId::Boottime),
+        wall_ms: millis(ClockId::Realtime),
+    }
+}

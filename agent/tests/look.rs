@@ -1,0 +1,452 @@
+//! Whole looks at a node in a network namespace, with an API server and a gateway in another one.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on must stop")]
+
+mod scene;
+
+use lifeline_agent::look::{Look, Places};
+use lifeline_agent::netlink::{Kernel, NetlinkError};
+use lifeline_core::baseline::{Expected, Role};
+use lifeline_core::observation::{
+    Backend, Dialect, Fate, Observation, Probe, Reach, Sense, Through,
+};
+use nix::sched::{CloneFlags, unshare};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use scene::{alone, ip, node, output};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
+
+const API: &str = "203.0.113.10";
+
+type Ca = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Ca {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "k3s-server-ca");
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// Certificate and key in PEM.
+fn signed(ca: &Ca, cn: &str, valid: std::ops::Range<i32>) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, cn);
+    params.not_before = rcgen::date_time_ymd(valid.start, 1, 1);
+    params.not_after = rcgen::date_time_ymd(valid.end, 1, 1);
+    (params.signed_by(&key, ca).unwrap().pem(), key.serialize_pem())
+}
+
+/// k3s's files of a node whose API server listens on `port`.
+fn files(ca: &Ca, port: u16) -> (TempDir, Places) {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let (cert, key) = signed(ca, "system:node:calypso", 2020..2040);
+    write("k3s/agent/client-kubelet.crt", &cert);
+    write("k3s/agent/client-kubelet.key", &key);
+    write("k3s/agent/server-ca.crt", &ca.pem());
+    let balancer =
+        format!(r#"{{"ServerURL":"https://{API}:{port}","ServerAddresses":["{API}:{port}"]}}"#);
+    write("k3s/agent/etc/k3s-agent-load-balancer.json", &balancer);
+    write("run/flannel/subnet.env", "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.1.1/24\n");
+    write("etc/resolv.conf", "nameserver 192.168.2.1\n");
+    write("var/lib/tailscale/tailscaled.state", "{}");
+    let at = |name: &str| dir.path().join(name);
+    let places = Places {
+        k3s: at("k3s"),
+        etc: at("etc"),
+        run: at("run"),
+        var: at("var"),
+        bus: Some(format!("unix:path={}", at("no-bus").display())),
+        ..Places::default()
+    };
+    (dir, places)
+}
+
+/// The other side of eth0: a gateway at 192.168.2.1, and API servers behind it, each on its port: 6443 the cluster's, 6444
+/// somebody's with another CA, 6445 takes connections and says nothing, 6446 the cluster's with a certificate that has
+/// expired; nobody listens on 6447.
+fn far() -> Ca {
+    let ca = authority();
+    let servers = vec![
+        (6443, signed(&ca, "kubernetes", 2020..2040)),
+        (6444, signed(&authority(), "kubernetes", 2020..2040)),
+        (6446, signed(&ca, "kubernetes", 2020..2021)),
+    ];
+    let (tell, told) = std::sync::mpsc::channel();
+    let (moved, go) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        tell.send(nix::unistd::gettid()).unwrap();
+        go.recv().unwrap();
+        for args in ["link set lo up", "link set far0 up", "addr add 192.168.2.1/24 dev far0"] {
+            ip(args);
+        }
+        ip(&format!("addr add {API}/32 dev lo"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mute = TcpListener::bind((API, 6445)).unwrap();
+            for (port, (cert, key)) in servers {
+                let listener = tokio::net::TcpListener::bind((API, port)).await.unwrap();
+                tokio::spawn(serve(listener, acceptor(&cert, &key)));
+            }
+            tell.send(nix::unistd::gettid()).unwrap();
+            std::future::pending::<()>().await;
+            drop(mute);
+        });
+    });
+    let tid = told.recv().unwrap();
+    ip(&format!("link set far0 netns {tid}"));
+    moved.send(()).unwrap();
+    told.recv().unwrap();
+    ca
+}
+
+fn acceptor(cert: &str, key: &str) -> TlsAcceptor {
+    let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Answers every request with a lease, as the API server would.
+async fn serve(listener: tokio::net::TcpListener, acceptor: TlsAcceptor) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            let Ok(mut tls) = acceptor.accept(stream).await else { return };
+            let mut request = vec![0; 2048];
+            let Ok(n) = tls.read(&mut request).await else { return };
+            let request = String::from_utf8_lossy(&request[..n]).into_owned();
+            let known = request.starts_with(
+                "GET /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/calypso HTTP/1.1\r\n",
+            );
+            let (status, body) = match known {
+                true => (
+                    "200 OK",
+                    r#"{"kind":"Lease","spec":{"renewTime":"2026-01-02T03:04:05.678901Z"}}"#,
+                ),
+                false => ("404 Not Found", "{}"),
+            };
+            let len = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {len}\r\n\r\n{body}");
+            let _gone = tls.write_all(answer.as_bytes()).await;
+            let _gone = tls.shutdown().await;
+        });
+    }
+}
+
+fn reach<'a>(seen: &'a Observation, name: &str, through: Through) -> Option<&'a Probe> {
+    seen.probes.iter().find(|p| p.name.starts_with(name) && p.through == through)
+}
+
+fn leaves(seen: &Observation, dst: &str, through: Through) -> String {
+    let found = seen.lookups.iter().find(|l| l.dst.to_string() == dst && l.through == through);
+    match &found.unwrap().fate {
+        Fate::Leaves { dev, table, .. } => format!("{dev} {table}"),
+        other => format!("{other:?}"),
+    }
+}
+
+fn look(places: Places) -> Look {
+    Look::new(Kernel::open().unwrap(), places)
+}
+
+/// A far side, k3s's files for an API server on `port`, and a look.
+async fn full(port: u16) -> (Observation, Duration) {
+    let ca = far();
+    let (_dir, places) = files(&ca, port);
+    let look = look(places);
+    let start = Instant::now();
+    let seen = look.full().await;
+    (seen, start.elapsed())
+}
+
+#[test]
+fn a_sound_node_is_seen_whole() {
+    alone(async || {
+        node();
+        let (seen, took) = full(6443).await;
+        eprintln!("a full look: {took:?}");
+        let gaps: Vec<_> = seen.gaps.iter().map(|g| g.what).collect();
+        assert_eq!(gaps, [Sense::Units], "{:?}", seen.gaps);
+        let c = &seen.cluster;
+        assert_eq!(
+            (c.node.as_str(), c.node_ip),
+            ("calypso", Some("192.168.2.80".parse().unwrap()))
+        );
+        assert_eq!(seen.lookups.len(), 6, "{:?}", seen.lookups);
+        assert_eq!(leaves(&seen, API, Through::Plain), "eth0 254");
+        assert_eq!(leaves(&seen, "192.168.2.1", Through::Lifeline), "eth0 254");
+        assert_eq!(seen.probes.len(), 2, "no guard and no mirror stand: {:?}", seen.probes);
+        let api = reach(&seen, "api 203.0.113.10:6443", Through::Plain).unwrap();
+        assert_eq!((&api.reach, api.src), (&Reach::Tls, c.node_ip));
+        let gateway = reach(&seen, "gateway 192.168.2.1", Through::Plain).unwrap();
+        assert_eq!(gateway.reach, Reach::Echo);
+        let lease = seen.lease.unwrap();
+        assert_eq!(lease.renewed, "2026-01-02T03:04:05.678901Z");
+        assert!(lease.age_ms > 0);
+        assert_eq!(seen.resolv.unwrap().text, "nameserver 192.168.2.1\n");
+        assert!(seen.paths.iter().any(|p| p.ends_with("var/lib/tailscale")), "{:?}", seen.paths);
+        assert_eq!(seen.sysctls["net.ipv4.conf.all.rp_filter"], "0");
+        assert!(!seen.taken.boot.is_empty() && seen.taken.ms > 0);
+        assert!(seen.netfilter.is_empty(), "{:?}", seen.netfilter);
+        let legacy =
+            std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
+        assert_eq!(legacy, "", "to look must not create legacy tables");
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    });
+}
+
+#[test]
+fn a_captured_node_is_seen_with_and_without_the_guard() {
+    alone(async || {
+        node();
+        for args in [
+            "addr add 100.64.0.5/32 dev tailscale0",
+            "route add default dev tailscale0 table 52",
+            "rule add pref 5270 lookup 52",
+        ] {
+            ip(args);
+        }
+        let ca = far();
+        let (_dir, places) = files(&ca, 6443);
+        let look = look(places);
+        look.expect(vec![Expected {
+            role: Role::Services,
+            prefix: "10.43.0.0/16".parse().unwrap(),
+            ask: "10.43.0.2".parse().unwrap(),
+            path: None,
+        }]);
+        let quick = look.quick().await;
+        assert_eq!(leaves(&quick, "10.43.0.2", Through::Plain), "tailscale0 52");
+        let seen = look.full().await;
+        assert_eq!(leaves(&seen, API, Through::Plain), "tailscale0 52");
+        let api = reach(&seen, "api", Through::Plain).unwrap();
+        assert_eq!(api.reach, Reach::Silent);
+        assert_eq!(api.src, Some("100.64.0.5".parse().unwrap()), "the tun's source gives it away");
+        assert_eq!(seen.lease, None);
+        assert!(seen.gaps.iter().any(|g| g.what == Sense::Lease), "{:?}", seen.gaps);
+        ip("rule add pref 5100 to 203.0.113.10 fwmark 0/0x1000 lookup main protocol 213");
+        ip("route add default via 192.168.2.1 dev eth0 table 21300");
+        ip("rule add pref 5099 fwmark 0x40/0x40 lookup 21300 protocol 213");
+        let seen = look.full().await;
+        assert_eq!(leaves(&seen, API, Through::Plain), "eth0 254");
+        assert_eq!(leaves(&seen, API, Through::SeeThrough), "tailscale0 52");
+        assert_eq!(leaves(&seen, API, Through::Lifeline), "eth0 21300");
+        assert_eq!(reach(&seen, "api", Through::Plain).unwrap().reach, Reach::Tls);
+        assert_eq!(reach(&seen, "api", Through::SeeThrough).unwrap().reach, Reach::Silent);
+        assert_eq!(reach(&seen, "api", Through::Lifeline).unwrap().reach, Reach::Tls);
+        assert_eq!(reach(&seen, "gateway", Through::Lifeline).unwrap().reach, Reach::Echo);
+        assert!(seen.lease.is_some());
+        // What the quick look says is what the full one says.
+        let quick = look.quick().await;
+        assert_eq!(
+            (&quick.rules, &quick.routes, &quick.links, &quick.lookups, &quick.cluster),
+            (&seen.rules, &seen.routes, &seen.links, &seen.lookups, &seen.cluster)
+        );
+    });
+}
+
+#[test]
+fn whoever_answers_in_the_api_servers_place_is_told_apart() {
+    for (port, expected) in [
+        (6444, Reach::Stranger),
+        (6445, Reach::TcpOnly),
+        (6446, Reach::Tls),
+        (6447, Reach::Refused),
+    ] {
+        let test = move || {
+            alone(async || {
+                node();
+                let (seen, _) = full(port).await;
+                assert_eq!(reach(&seen, "api", Through::Plain).unwrap().reach, expected, "{port}");
+                assert_eq!(seen.lease.is_some(), expected == Reach::Tls);
+            });
+        };
+        std::thread::spawn(test).join().unwrap();
+    }
+}
+
+#[test]
+fn a_kernel_that_would_not_send_is_told_with_its_errno() {
+    alone(async || {
+        node();
+        ip("route add unreachable 203.0.113.10");
+        let ca = far();
+        let (_dir, places) = files(&ca, 6443);
+        let seen = look(places).full().await;
+        assert_eq!(reach(&seen, "api", Through::Plain).unwrap().reach, Reach::Unsent(113));
+        assert_eq!(leaves(&seen, API, Through::Plain), "Refused(113)");
+    });
+}
+
+#[test]
+fn a_gateway_that_drops_echoes_but_answers_arp_is_alive_and_a_dead_one_is_silent() {
+    alone(async || {
+        node();
+        let (ok, text) = output("iptables-nft", "-I INPUT -p icmp -j DROP");
+        assert!(ok, "{text}");
+        let (seen, _) = full(6443).await;
+        assert_eq!(reach(&seen, "gateway", Through::Plain).unwrap().reach, Reach::Echo);
+        ip("route replace default via 192.168.2.9");
+        let (seen, _) = {
+            let (_dir, places) = files(&authority(), 6443);
+            (look(places).full().await, ())
+        };
+        assert_eq!(
+            reach(&seen, "gateway 192.168.2.9", Through::Plain).unwrap().reach,
+            Reach::Silent
+        );
+    });
+}
+
+#[test]
+fn native_rules_that_iptables_cannot_show_are_seen_in_nfts_language() {
+    alone(async || {
+        node();
+        for (tool, args) in [
+            ("iptables-nft", "-t filter -A INPUT -s 192.0.2.1 -j ACCEPT"),
+            ("iptables-legacy", "-t nat -A POSTROUTING -o eth0 -j MASQUERADE"),
+            ("ip6tables-nft", "-t filter -P FORWARD DROP"),
+            ("nft", "add table ip mangle"),
+            (
+                "nft",
+                "add chain ip mangle PREROUTING { type filter hook prerouting priority -150 ; }",
+            ),
+            (
+                "nft",
+                "add rule ip mangle PREROUTING ct mark & 0xff0000 != 0 meta mark set ct mark & 0xff0000",
+            ),
+        ] {
+            let (ok, text) = output(tool, args);
+            assert!(ok, "{tool} {args}: {text}");
+        }
+        let (_dir, places) = files(&authority(), 6443);
+        let seen = look(places).full().await;
+        let blind = [Sense::Legacy4, Sense::Legacy6, Sense::Nft4, Sense::Nft6];
+        assert!(!seen.gaps.iter().any(|g| blind.contains(&g.what)), "{:?}", seen.gaps);
+        let tables: Vec<String> = seen
+            .netfilter
+            .iter()
+            .map(|t| {
+                let word = if t.backend == Backend::Legacy { "legacy" } else { "nft" };
+                let dialect = if t.dialect == Dialect::Nft { "nft" } else { "iptables" };
+                format!("{word}{} {} in {dialect}: {}", t.family.suffix(), t.name, t.rules.len())
+            })
+            .collect();
+        assert_eq!(
+            tables,
+            [
+                "legacy nat in iptables: 1",
+                "nft filter in iptables: 1",
+                "nft mangle in nft: 1",
+                "nft6 filter in iptables: 0"
+            ]
+        );
+        let mangle = &seen.netfilter[2].rules[0];
+        assert!(mangle.handle.is_some() && mangle.spec.contains("ct mark"), "{mangle:?}");
+    });
+}
+
+#[test]
+fn sockets_are_seen_with_their_marks_and_one_can_be_aborted() {
+    alone(async || -> () {
+        node();
+        let ca = far();
+        let (_dir, places) = files(&ca, 6443);
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        socket.set_mark(0x40).unwrap();
+        let mapped = std::net::SocketAddr::new("::ffff:203.0.113.10".parse().unwrap(), 6445);
+        socket.connect(&mapped.into()).unwrap();
+        let kernel = Kernel::open().unwrap();
+        let all = kernel.tcp_sockets().await.unwrap();
+        assert_eq!(all.len(), 1, "{all:?}");
+        let seen = look(places).full().await;
+        // The look's own calls come and go; ours stays.
+        let ours = seen.sockets.iter().find(|s| s.dst.port() == 6445).unwrap();
+        assert_eq!((ours.mark, ours.state.as_str()), (0x40, "established"));
+        assert_eq!(ours.src.ip().to_string(), "192.168.2.80");
+        match kernel.destroy_socket(&all[0]).await {
+            Ok(gone) => assert!(gone),
+            // CONFIG_INET_DIAG_DESTROY is off on some kernels.
+            Err(e @ NetlinkError::Refused { .. }) if e.errno() == Some(95) => {
+                eprintln!("SKIPPED: this kernel does not destroy sockets");
+                return;
+            }
+            Err(e) => panic!("{e}"),
+        }
+        assert!(!kernel.destroy_socket(&all[0]).await.unwrap(), "it is gone already");
+        assert_eq!(
+            socket.take_error().unwrap().unwrap().kind(),
+            std::io::ErrorKind::ConnectionAborted
+        );
+    });
+}
+
+#[test]
+fn a_node_about_which_nothing_can_be_read_is_all_gaps_and_no_panic() {
+    alone(async || {
+        let places = Places {
+            k3s: "/nowhere".into(),
+            etc: "/nowhere".into(),
+            run: "/nowhere".into(),
+            var: "/nowhere".into(),
+            bus: Some("unix:path=/nowhere/bus".into()),
+            ..Places::default()
+        };
+        let seen = look(places).full().await;
+        let mut blind: Vec<Sense> = seen.gaps.iter().map(|g| g.what).collect();
+        blind.sort_unstable();
+        blind.dedup();
+        assert_eq!(blind, [Sense::Cluster, Sense::Units, Sense::Probes, Sense::Lease]);
+        assert!(!Path::new("/nowhere").exists());
+        assert_eq!(seen.resolv, None);
+    });
+}
+
+#[test]
+fn a_quick_look_at_ten_thousand_routes_is_quick() {
+    alone(async || {
+        node();
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let mut batch = String::new();
+        for n in 0..10_000 {
+            batch.push_str(&format!(
+                "route add 172.{}.{}.0/24 via 192.168.2.1\n",
+                n / 256,
+                n % 256
+            ));
+        }
+        std::fs::write(path.path(), batch).unwrap();
+        ip(&format!("-batch {}", path.path().display()));
+        let (_dir, places) = files(&authority(), 6443);
+        let look = look(places);
+        look.quick().await;
+        let start = Instant::now();
+        let seen = look.quick().await;
+        let took = start.elapsed();
+        eprintln!("a quick look at {} routes: {took:?}", seen.routes.len());
+        assert!(seen.routes.len() > 10_000 && seen.gaps.is_empty(), "{:?}", seen.gaps);
+        // Unoptimised and on a busy machine; what a release build takes is measured in the lab.
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    });
+}
