@@ -7,6 +7,7 @@ pub mod disk;
 pub mod error;
 pub mod faults;
 pub mod furniture;
+pub mod incident;
 pub mod lab;
 pub mod names;
 pub mod node;
@@ -22,6 +23,7 @@ pub mod state;
 pub mod status;
 pub mod sweep;
 pub mod topology;
+pub mod trial;
 pub mod witness;
 
 pub use error::{LabError, Result};

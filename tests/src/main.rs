@@ -14,7 +14,9 @@ use lifeline_lab::faults::Site;
 use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
 use lifeline_lab::standin::byhand;
-use lifeline_lab::{faults, furniture, names, node, parts, standin, status, topology, witness};
+use lifeline_lab::{
+    faults, furniture, incident, names, node, parts, standin, status, topology, trial, witness,
+};
 
 /// Real systemd nodes in network namespaces of their own, on this machine. Needs root.
 #[derive(Debug, Parser)]
@@ -37,6 +39,35 @@ enum Verb {
         /// What agents may do by themselves
         #[arg(long, default_value = "observe", value_parser = ["observe", "guard"])]
         mode: String,
+    },
+    /// Tell the incident of 13 October as it happens, by hand and by operator, and compare
+    Incident {
+        /// Install missing packages without asking
+        #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
+        yes: bool,
+        /// Leave the lab up afterwards
+        #[arg(long)]
+        keep: bool,
+        /// Where the incident report is written
+        #[arg(long, default_value = "incident-report.md")]
+        report: PathBuf,
+    },
+    /// Run every test: the workspace's own, then the catalogue of faults on live nodes
+    Test {
+        /// Only live cases whose name contains one of these
+        filters: Vec<String>,
+        /// Install missing packages without asking
+        #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
+        yes: bool,
+        /// Only the live cases
+        #[arg(long)]
+        live: bool,
+        /// Name the live cases
+        #[arg(long)]
+        list: bool,
+        /// Leave the lab up afterwards
+        #[arg(long)]
+        keep: bool,
     },
     /// Take everything away, also what a killed lab left behind
     Down,
@@ -122,6 +153,23 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             Lab::up(&Wish { yes, mode }, &progress)?;
             progress.say("the lab is up; try: cargo lab shell calypso");
         }
+        Verb::Incident { yes, keep, report } => {
+            build(&progress)?;
+            let acts = raised(yes, keep, &progress, |lab| incident::tell(lab, &report, &progress))?;
+            print!("{}", incident::table(&acts));
+        }
+        Verb::Test { list: true, .. } => {
+            trial::all().iter().for_each(|case| println!("{}", case.name));
+        }
+        Verb::Test { filters, yes, live, keep, .. } => {
+            if !live {
+                test_workspace(&progress)?;
+            }
+            build(&progress)?;
+            let summary =
+                raised(yes, keep, &progress, |lab| Ok(trial::run(lab, &filters, &progress)?))?;
+            return Ok(told(&summary));
+        }
         Verb::Down => lab::down(&progress)?,
         Verb::Status { output } => return status_of(&output),
         Verb::Shell { place, command } => return shell(&place, command),
@@ -153,6 +201,49 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Does `work` in a lab that is up; one that was not is taken down afterwards, whatever came of the work.
+fn raised<T>(
+    yes: bool,
+    keep: bool,
+    progress: &Progress,
+    work: impl FnOnce(&Lab) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let was_up = Lab::open().is_ok();
+    let lab = Lab::up(&Wish { yes, mode: "observe".to_owned() }, progress)?;
+    let done = work(&lab);
+    if !was_up && !keep {
+        lab::down(progress)?;
+    }
+    done
+}
+
+/// The tests of the workspace, by cargo's own runner and with its own summary lines.
+fn test_workspace(progress: &Progress) -> anyhow::Result<()> {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    progress.say("the workspace's own tests");
+    let status = cargo
+        .args(["test", "--workspace", "--locked", "--manifest-path", manifest])
+        .status()
+        .context("run cargo test")?;
+    if !status.success() {
+        bail!("the workspace's own tests failed ({status})");
+    }
+    Ok(())
+}
+
+/// The summary, its count alone on the last line.
+fn told(summary: &trial::Summary) -> ExitCode {
+    for (name, why) in &summary.failed {
+        println!("\n{name}:\n{why}");
+    }
+    if summary.left_out > 0 {
+        println!("{} live cases were left out by the filter", summary.left_out);
+    }
+    println!("{} passed, {} failed", summary.passed, summary.failed.len());
+    if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs this program again as root. What is built is built before, so that root owns nothing in the checkout.

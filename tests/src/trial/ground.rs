@@ -1,0 +1,223 @@
+//! What a case stands on: the lab's calypso in good health, the operator's command, and the witness.
+
+use std::cell::Cell;
+use std::fmt::Write as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::error::Result;
+use crate::faults::{self, Fault, Site};
+use crate::lab::Lab;
+use crate::node::Node;
+use crate::progress::Progress;
+use crate::run::Output;
+use crate::witness::{self, Difference, Snapshot};
+
+use super::Verdict;
+
+/// The node the cases are tried on.
+pub const NODE: &str = "calypso";
+/// A node that was left alone is healthy and has learnt its baseline after a look or two (one look each 5 s).
+const SETTLE_LIMIT: Duration = Duration::from_secs(40);
+
+#[derive(Debug)]
+pub struct Ground<'a> {
+    pub lab: &'a Lab,
+    progress: &'a Progress,
+    /// What has been made and not yet taken back.
+    made: Cell<Option<Fault>>,
+}
+
+impl<'a> Ground<'a> {
+    pub fn new(lab: &'a Lab, progress: &'a Progress) -> Result<Self> {
+        lab.node(NODE)?;
+        Ok(Self { lab, progress, made: Cell::new(None) })
+    }
+
+    pub fn node(&self) -> std::result::Result<Node, String> {
+        self.lab.node(NODE).map_err(told)
+    }
+
+    /// Runs a command on the node and gives its standard output; it must succeed.
+    pub fn sh(&self, script: &str) -> std::result::Result<String, String> {
+        let out = self.node()?.sh(script).and_then(Output::success).map_err(told)?;
+        Ok(out.stdout)
+    }
+
+    /// Brings the node back to health between cases: cheaply if it can be, by a power cycle otherwise.
+    pub fn prepare(&self) -> Verdict {
+        self.leave();
+        if self.settled(Duration::from_secs(12)).is_ok() {
+            return Ok(());
+        }
+        self.progress.say("the node is not as it should be before the next case: power cycle");
+        self.lab.power_cycle(NODE, self.progress).map_err(told)?;
+        self.settled(SETTLE_LIMIT)
+    }
+
+    /// Waits until the agent says: healthy, no guard, no incident under way, baseline learnt.
+    pub fn settled(&self, limit: Duration) -> Verdict {
+        let until = Instant::now() + limit;
+        loop {
+            let seen = self.ctl_json(&["status", NODE, "-o", "json"]);
+            let at =
+                |v: &Value, key: &str| find(v, key).map(ToString::to_string).unwrap_or_default();
+            let why = match &seen {
+                Ok(v) => {
+                    let well = at(v, "verdict") == "\"Healthy\""
+                        && at(v, "guarded") == "false"
+                        && matches!(at(v, "incident").as_str(), "\"\"" | "null" | "")
+                        && at(v, "baseline").to_lowercase().contains("learn");
+                    if well {
+                        return Ok(());
+                    }
+                    v.to_string()
+                }
+                Err(why) => why.clone(),
+            };
+            if Instant::now() > until {
+                return Err(format!("the node is not settled after {} s: {why}", limit.as_secs()));
+            }
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// Makes a fault on the node; the next case begins by taking it back.
+    pub fn make(&self, id: &str) -> Verdict {
+        let fault = faults::find(id).map_err(told)?;
+        let site = Site::of(self.lab, NODE).map_err(told)?;
+        self.made.set(Some(fault));
+        (fault.strike)(&site).map_err(|e| format!("make {id}: {e}"))
+    }
+
+    /// Prepares what a fault needs to be so before it is made, and lets the agent see it.
+    pub fn lay(&self, id: &str) -> Verdict {
+        let fault = faults::find(id).map_err(told)?;
+        let Some(ground) = fault.ground else { return Ok(()) };
+        self.made.set(Some(fault));
+        let site = Site::of(self.lab, NODE).map_err(told)?;
+        ground(&site).map_err(|e| format!("prepare {id}: {e}"))
+    }
+
+    pub fn ctl(&self, args: &[&str]) -> std::result::Result<Output, String> {
+        self.lab.ctl(args).map_err(told)
+    }
+
+    /// Runs `ctl` and reads its standard output as JSON, whatever its exit code.
+    pub fn ctl_json(&self, args: &[&str]) -> std::result::Result<Value, String> {
+        self.json_from("laptop", args)
+    }
+
+    pub fn json_from(&self, space: &str, args: &[&str]) -> std::result::Result<Value, String> {
+        let out = self.lab.ctl_from(space, args).map_err(told)?;
+        serde_json::from_str(&out.stdout)
+            .map_err(|e| format!("ctl {}: {e}: {}{}", args.join(" "), out.stdout, out.stderr))
+    }
+
+    /// `ctl heal` with a short stability watch, without questions.
+    pub fn heal(&self) -> std::result::Result<Output, String> {
+        self.ctl(&["heal", NODE, "--yes", "--stability", "3s"])
+    }
+
+    /// Heals; it must end well.
+    pub fn heal_well(&self) -> Verdict {
+        let out = self.heal()?;
+        if out.ok() {
+            return Ok(());
+        }
+        Err(format!("ctl heal ended with {:?}\n{}{}", out.code, out.stdout, out.stderr))
+    }
+
+    pub fn verdict(&self) -> std::result::Result<String, String> {
+        let seen = self.ctl_json(&["diagnose", NODE, "-o", "json"])?;
+        match find(&seen, "verdict").and_then(Value::as_str) {
+            Some(v) => Ok(v.to_owned()),
+            None => Err(format!("no verdict in {seen}")),
+        }
+    }
+
+    pub fn expect_verdict(&self, wanted: &str) -> Verdict {
+        let seen = self.verdict()?;
+        if seen.eq_ignore_ascii_case(wanted) || seen.replace('-', "").eq_ignore_ascii_case(wanted) {
+            return Ok(());
+        }
+        let diagnosis = self.ctl_json(&["diagnose", NODE, "-o", "json"])?;
+        Err(format!("verdict {wanted} was expected, {seen} was said:\n{diagnosis:#}"))
+    }
+
+    /// What other tools than ours see of the node.
+    pub fn snapshot(&self) -> std::result::Result<Snapshot, String> {
+        witness::look(&self.node()?).map_err(|e| format!("{e:#}"))
+    }
+
+    /// Nothing differs from before; a short while is given to what settles by itself (a kernel's own timers).
+    pub fn expect_same(&self, before: &Snapshot) -> Verdict {
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let left = witness::diff(before, &self.snapshot()?);
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!("the node differs from before:\n{}", lines(&left)));
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// No rule or route of Lifeline's guard stands; the lifeline path may.
+    pub fn expect_no_guard(&self) -> Verdict {
+        let rules = self.sh("ip -j -4 rule; ip -j -6 rule")?;
+        let guard = rules
+            .lines()
+            .filter_map(|l| serde_json::from_str::<Vec<Value>>(l).ok())
+            .flatten()
+            .find(|r| r["protocol"] == "213" && r.get("dst").is_some());
+        match guard {
+            None => Ok(()),
+            Some(rule) => Err(format!("a guard is left: {rule}")),
+        }
+    }
+
+    /// What helps to understand a failure.
+    pub fn evidence(&self) -> String {
+        let mut out = String::from("    evidence:");
+        let script = "journalctl -u lifeline-agent -n 40 --no-pager -o cat; ip rule; ip route show table 52; systemctl is-active k3s-agent lifeline-agent";
+        let seen = self
+            .node()
+            .and_then(|n| n.sh(script).map_err(told))
+            .map_or_else(|e| e, |o| o.stdout + &o.stderr);
+        for line in seen.lines() {
+            write!(out, "\n      {line}").ok();
+        }
+        out
+    }
+
+    /// Leaves the node as a case would find it.
+    pub fn leave(&self) {
+        let Some(fault) = self.made.take() else { return };
+        let restored = Site::of(self.lab, NODE).and_then(|site| (fault.restore)(&site));
+        if let Err(error) = restored {
+            self.progress.say(format!("take {} back: {error}", fault.id));
+        }
+    }
+}
+
+/// The first value of that key anywhere in a document.
+pub fn find<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
+    match value {
+        Value::Object(map) => map.get(key).or_else(|| map.values().find_map(|v| find(v, key))),
+        Value::Array(all) => all.iter().find_map(|v| find(v, key)),
+        _ => None,
+    }
+}
+
+pub fn lines(all: &[Difference]) -> String {
+    all.iter().map(|d| format!("  {d}")).collect::<Vec<_>>().join("\n")
+}
+
+pub fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

@@ -1,0 +1,139 @@
+//! `ctl heal` on what can be healed: the node ends as it was before, and the culprit is gone.
+
+use super::ground::{NODE, lines, told};
+use super::{Case, Ground, Verdict};
+use crate::witness;
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "R1_an_exit_node_that_takes_the_lan_is_healed_without_a_trace",
+        run: |g| without_a_trace(g, "R1"),
+    },
+    Case {
+        name: "R2_an_exit_node_that_leaves_the_lan_is_healed_without_a_trace",
+        run: |g| without_a_trace(g, "R2"),
+    },
+    Case {
+        name: "R4_a_daemon_that_fights_back_is_healed_without_a_trace",
+        run: |g| without_a_trace(g, "R4"),
+    },
+    Case {
+        name: "R1_while_it_stands_diagnose_answers_from_the_lan_and_from_beyond_the_gateway",
+        run: diagnose_answers,
+    },
+    Case {
+        name: "R1_the_iptables_nft_backend_is_healed_without_a_trace",
+        run: |g| without_a_trace(g, "R1-ipt-nft"),
+    },
+    Case {
+        name: "R1_the_native_nft_backend_is_healed_without_a_trace",
+        run: |g| without_a_trace(g, "R1-nft"),
+    },
+    Case { name: "R3_remnants_are_cleaned_and_nothing_is_restarted", run: remnants },
+    Case {
+        name: "R7_an_orphaned_tun_with_a_default_route_is_deleted",
+        run: |g| without_a_trace(g, "R7"),
+    },
+    Case { name: "R8_a_wg_quick_full_tunnel_is_taken_back", run: |g| captured_then_same(g, "R8") },
+    Case { name: "R11_a_deleted_default_route_is_restored", run: |g| lost_then_same(g, "R11") },
+    Case {
+        name: "R11_a_default_route_by_a_dead_gateway_is_put_right",
+        run: |g| without_a_trace(g, "R11-dead"),
+    },
+    Case {
+        name: "R11_a_default_route_out_ranked_by_a_lower_metric_is_put_right",
+        run: |g| without_a_trace(g, "R11-metric"),
+    },
+    Case { name: "R13_a_missing_main_rule_is_restored", run: |g| lost_then_same(g, "R13-main") },
+    Case {
+        name: "R13_a_missing_default_rule_is_restored",
+        run: |g| lost_then_same(g, "R13-default"),
+    },
+    Case {
+        name: "R13_missing_rules_of_ipv6_are_restored",
+        run: |g| lost_then_same(g, "R13-main6"),
+    },
+    Case { name: "R23_pods_of_other_nodes_answer_again", run: pods_answer },
+];
+
+/// Break, heal, and compare with the tools' eyes.
+fn without_a_trace(g: &Ground<'_>, fault: &str) -> Verdict {
+    let before = g.snapshot()?;
+    g.make(fault)?;
+    let broken = witness::diff(&before, &g.snapshot()?);
+    if broken.is_empty() {
+        return Err(format!("{fault} changed nothing: the case proves nothing"));
+    }
+    g.heal_well()?;
+    g.expect_same(&before)
+        .map_err(|why| format!("{why}\nthe fault had made:\n{}", lines(&broken)))?;
+    g.expect_no_guard()?;
+    let alive = g.sh("pgrep -x tailscaled || true")?;
+    if alive.trim().is_empty() { Ok(()) } else { Err(format!("the culprit lives: pid {alive}")) }
+}
+
+fn captured_then_same(g: &Ground<'_>, fault: &str) -> Verdict {
+    let before = g.snapshot()?;
+    g.make(fault)?;
+    g.expect_verdict("Captured")?;
+    g.heal_well()?;
+    g.expect_same(&before)?;
+    g.expect_no_guard()
+}
+
+fn lost_then_same(g: &Ground<'_>, fault: &str) -> Verdict {
+    let before = g.snapshot()?;
+    g.make(fault)?;
+    g.expect_verdict("Lost")?;
+    g.heal_well()?;
+    g.expect_same(&before)?;
+    g.expect_no_guard()
+}
+
+fn diagnose_answers(g: &Ground<'_>) -> Verdict {
+    g.make("R1")?;
+    // The capture is real: what the operator did until now does not work.
+    for space in ["lan", "laptop"] {
+        let ping = g
+            .lab
+            .space(space)
+            .and_then(|s| s.exec(&["ping", "-c", "1", "-W", "1", "192.168.2.80"]))
+            .map_err(told)?;
+        if ping.ok() {
+            return Err(format!("{space} still reaches the node: nothing is captured"));
+        }
+        let seen = g.json_from(space, &["diagnose", NODE, "-o", "json"])?;
+        let verdict = super::ground::find(&seen, "verdict").map(ToString::to_string);
+        if verdict.as_deref() != Some("\"Captured\"") && verdict.as_deref() != Some("\"captured\"")
+        {
+            return Err(format!("from {space}: {seen:#}"));
+        }
+    }
+    g.heal_well()
+}
+
+fn remnants(g: &Ground<'_>) -> Verdict {
+    let before = g.snapshot()?;
+    let invocation = "systemctl show -p InvocationID --value k3s-agent";
+    let was = g.sh(invocation)?;
+    g.make("R3")?;
+    g.expect_verdict("Healthy")?;
+    g.heal_well()?;
+    g.expect_same(&before)?;
+    let is = g.sh(invocation)?;
+    if was == is { Ok(()) } else { Err("k3s-agent was restarted for harmless remnants".to_owned()) }
+}
+
+fn pods_answer(g: &Ground<'_>) -> Verdict {
+    // A pod of calypso asks a pod of styx, through VXLAN.
+    let ask = "ip netns exec pod1 busybox wget -q -T 2 -O - http://10.42.2.2:8080/ >/dev/null";
+    g.sh(ask).map_err(|why| format!("before: {why}"))?;
+    let before = g.snapshot()?;
+    g.make("R23")?;
+    if g.sh(ask).is_ok() {
+        return Err("pods of styx still answer: VXLAN's outer packets are not captured".to_owned());
+    }
+    g.heal_well()?;
+    g.sh(ask).map_err(|why| format!("after: {why}"))?;
+    g.expect_same(&before)
+}

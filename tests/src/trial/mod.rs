@@ -1,0 +1,78 @@
+//! The live cases: each a sentence, tried on real nodes, asserted with other tools than the code under test uses.
+
+mod crash;
+mod ground;
+mod heal;
+mod near_miss;
+mod refusal;
+
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::lab::Lab;
+use crate::progress::Progress;
+pub use ground::Ground;
+
+/// How a case fails: what was expected, and what was seen instead.
+pub type Verdict = std::result::Result<(), String>;
+
+/// One live case.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// A sentence.
+    pub name: &'static str,
+    pub run: fn(&Ground<'_>) -> Verdict,
+}
+
+impl std::fmt::Debug for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Every case, in the order in which they are tried: first that it works at all, last what leaves most behind.
+#[must_use]
+pub fn all() -> Vec<Case> {
+    [heal::CASES, near_miss::CASES, refusal::CASES, crash::CASES].concat()
+}
+
+/// What a round of trials came to.
+#[derive(Debug, Default)]
+pub struct Summary {
+    pub passed: usize,
+    pub failed: Vec<(String, String)>,
+    pub left_out: usize,
+}
+
+/// Tries every case whose name contains one of the filters (all, without filters).
+pub fn run(lab: &Lab, filters: &[String], progress: &Progress) -> Result<Summary> {
+    let mut summary = Summary::default();
+    let ground = Ground::new(lab, progress)?;
+    for case in all() {
+        if !filters.is_empty() && !filters.iter().any(|f| case.name.contains(f.as_str())) {
+            summary.left_out += 1;
+            continue;
+        }
+        progress.pass(format!("{} …", case.name));
+        let begun = Instant::now();
+        let tried = ground.prepare().and_then(|()| (case.run)(&ground));
+        let took = begun.elapsed().as_secs_f64();
+        match tried {
+            Ok(()) => {
+                progress.say(format!("test {} ... ok ({took:.1} s)", case.name));
+                summary.passed += 1;
+            }
+            Err(why) => {
+                progress.say(format!(
+                    "test {} ... FAILED ({took:.1} s)\n    {}",
+                    case.name,
+                    why.replace('\n', "\n    ")
+                ));
+                progress.say(ground.evidence());
+                summary.failed.push((case.name.to_owned(), why));
+            }
+        }
+    }
+    ground.leave();
+    Ok(summary)
+}
