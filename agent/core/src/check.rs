@@ -1,1 +1,293 @@
-//! Being written.
+//! A second opinion on plans: invariants no plan may break, whatever the planner thinks.
+//!
+//! It shares no code with the faults and their remedies, and knows nothing of why a step is wanted. An objection stops the run.
+
+use crate::baseline::Baseline;
+use crate::guard;
+use crate::observation::{
+    Action, NfRule, Observation, Process, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
+};
+use crate::op::{NodeOp, Op, ProcessId};
+use crate::plan::{NodePlan, Rung, Step};
+use crate::{fib, observation::Netns};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Why a plan must not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    /// The step, when it is one.
+    pub step: Option<u32>,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.step {
+            Some(id) => write!(f, "step {id}: {}", self.why),
+            None => f.write_str(&self.why),
+        }
+    }
+}
+
+/// Programs that are never stopped: what carries the node, its pods, or the operator's way in.
+const SPARED: [&str; 14] = [
+    "sshd",
+    "k3s",
+    "k3s-agent",
+    "k3s-server",
+    "kubelet",
+    "kube-proxy",
+    "containerd",
+    "containerd-shim",
+    "dockerd",
+    "flanneld",
+    "dbus-daemon",
+    "init",
+    "lifeline-agent",
+    "NetworkManager",
+];
+
+/// Heads of names of chains that others live by.
+const SPARED_CHAINS: [&str; 8] =
+    ["KUBE-", "CNI-", "FLANNEL-", "cali-", "CILIUM_", "DOCKER", "ufw", "NETBIRD-"];
+
+/// Built-in chains: their policies and their place are nobody's to delete.
+const BUILT_IN: [&str; 5] = ["INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING"];
+
+/// Says what is wrong with a plan; empty when nothing is.
+pub fn check(plan: &NodePlan, seen: &Observation, base: &Baseline) -> Vec<Objection> {
+    let mut out: Vec<Objection> = Vec::new();
+    let mut targets: Vec<String> = Vec::new();
+    if plan.rung == Rung::Guard {
+        out.push(Objection { step: None, why: "the guard is no engine's rung".to_string() });
+    }
+    for step in &plan.steps {
+        let target = step.op.target();
+        let mut object = |why: String| out.push(Objection { step: Some(step.id), why });
+        if targets.contains(&target) {
+            object(format!("{target} has a step already"));
+        }
+        targets.push(target);
+        if let Some(rung) = at_rung(&step.op).filter(|r| !r.contains(&plan.rung)) {
+            let names: Vec<&str> = rung.iter().map(|r| r.word()).collect();
+            object(format!("{} belongs to {}", step.op.kind(), names.join(" or ")));
+        }
+        for why in one(step, seen, base) {
+            object(why);
+        }
+    }
+    out
+}
+
+/// The rungs an op may be at; `None` when it may be at any.
+fn at_rung(op: &NodeOp) -> Option<&'static [Rung]> {
+    match op {
+        NodeOp::ExitNodeOff { .. } | NodeOp::Stopped { .. } => Some(&[Rung::Quiet]),
+        NodeOp::Rules { .. }
+        | NodeOp::Routes { .. }
+        | NodeOp::Netfilter { .. }
+        | NodeOp::LinkGone { .. }
+        | NodeOp::ResolvConf { .. }
+        | NodeOp::Sysctl { .. }
+        | NodeOp::Quarantined { .. } => Some(&[Rung::Clean]),
+        NodeOp::Restarted { .. } => Some(&[Rung::Reconnect]),
+        NodeOp::FlowsGone { .. } => None,
+        // These undo; no plan begins with them.
+        NodeOp::ExitNodeOn { .. } | NodeOp::Released { .. } => Some(&[]),
+    }
+}
+
+fn one(step: &Step<NodeOp>, seen: &Observation, base: &Baseline) -> Vec<String> {
+    match &step.op {
+        NodeOp::ExitNodeOff { process, .. } => of_process(process, seen, base),
+        NodeOp::Stopped { process, grace_ms } => {
+            let mut out = of_process(process, seen, base);
+            if !(100..=30_000).contains(grace_ms) {
+                out.push(format!("{grace_ms} ms between two signals is not 100 to 30 000"));
+            }
+            if guard::captured(&seen.rules, &seen.routes, base).is_empty() {
+                out.push(
+                    "no critical destination goes astray: nothing is proven against it".to_string(),
+                );
+            }
+            out
+        }
+        NodeOp::Rules { absent, present, .. } => {
+            let gone = absent.iter().filter_map(|r| rule(r, seen, base));
+            gone.chain(present.iter().filter_map(|r| restored_rule(r, base))).collect()
+        }
+        NodeOp::Routes { absent, present, table, .. } => {
+            let mut out: Vec<String> = Vec::new();
+            if [TABLE_LOCAL, fib::TABLE_MIRROR].contains(table) {
+                out.push(format!("table {table} is not for plans"));
+            }
+            let main = seen.routes.iter().filter(|r| r.table == TABLE_MAIN).count();
+            if *table == TABLE_MAIN && !absent.is_empty() && absent.len() >= main {
+                out.push("nothing would be left of main".to_string());
+            }
+            for r in absent {
+                if base.routes.contains(r) {
+                    out.push(format!("the healthy node has {}", crate::text::route_line(r)));
+                }
+                if r.exotic || r.table != *table || !seen.routes.contains(r) {
+                    out.push(format!("not there as such: {}", crate::text::route_line(r)));
+                }
+            }
+            for r in present {
+                if !base.routes.contains(r) {
+                    out.push(format!("the healthy node has no {}", crate::text::route_line(r)));
+                }
+                // Without a device the kernel puts it where a captor likes (K16).
+                if r.hops.is_empty() || r.hops.iter().any(|h| h.dev.is_none()) {
+                    out.push(format!("names no device: {}", crate::text::route_line(r)));
+                }
+            }
+            out
+        }
+        NodeOp::Netfilter { absent, absent_chains, present, present_chains, .. } => {
+            let mut out: Vec<String> = absent.iter().filter_map(nf_rule).collect();
+            for c in absent_chains {
+                if spared_chain(c) || BUILT_IN.contains(&c.as_str()) {
+                    out.push(format!("chain {c} is not ours to delete"));
+                }
+            }
+            if !present.is_empty() || !present_chains.is_empty() {
+                out.push("netfilter rules are put back by an undo only".to_string());
+            }
+            out
+        }
+        NodeOp::LinkGone { name, kind } => {
+            let mut out = Vec::new();
+            let needed =
+                base.expected.iter().filter_map(|e| e.path.as_ref()).any(|p| p.dev == *name);
+            if needed || base.links.iter().any(|l| l.name == *name) {
+                out.push(format!("the healthy node has {name}"));
+            }
+            if kind != "tun" {
+                out.push(format!("{name} is a {kind}, and only left-over tuns are deleted"));
+            }
+            if seen.processes.iter().any(|p| p.tuns.contains(name)) {
+                out.push(format!("a process holds {name}"));
+            }
+            out
+        }
+        NodeOp::ResolvConf { wanted } => match &base.resolv {
+            Some(r) if r.text == wanted.text && r.link == wanted.link => Vec::new(),
+            _ => [String::from("that is not the healthy node's resolv.conf")].into(),
+        },
+        NodeOp::Sysctl { key, value } => {
+            let mut out = Vec::new();
+            if base.sysctls.get(key) != Some(value) {
+                out.push(format!("the healthy node's {key} is not {value}"));
+            }
+            // Pods are forwarded; lowering it cuts every one of them off (field guide A7).
+            if key.contains("forward") {
+                out.push(format!("{key} is never touched"));
+            }
+            out
+        }
+        NodeOp::Quarantined { path } => {
+            let depth = path.split('/').filter(|p| !p.is_empty()).count();
+            let spared = ["rancher", "kubelet", "lifeline", "containerd", "cni", "flannel"];
+            let is_spared = path.split('/').any(|p| spared.contains(&p));
+            let is_odd = !path.starts_with('/') || path.split('/').any(|p| p == "..");
+            if is_odd || depth < 2 || is_spared || !seen.paths.contains(path) {
+                [format!("{path} is not a culprit's directory")].into()
+            } else {
+                Vec::new()
+            }
+        }
+        NodeOp::FlowsGone { sources, .. } => sources
+            .iter()
+            .filter(|s| base.addrs.iter().any(|a| a.addr == **s))
+            .map(|s| format!("{s} is the healthy node's own address"))
+            .collect(),
+        NodeOp::Restarted { unit } => {
+            let kubelet = seen.units.iter().any(|u| u.name == *unit && u.load != "masked");
+            if kubelet && unit.ends_with(".service") {
+                Vec::new()
+            } else {
+                [format!("{unit} is not a unit that may be restarted")].into()
+            }
+        }
+        NodeOp::ExitNodeOn { .. } | NodeOp::Released { .. } => Vec::new(),
+    }
+}
+
+fn of_process(id: &ProcessId, seen: &Observation, base: &Baseline) -> Vec<String> {
+    let mut out = Vec::new();
+    let Some(p) = seen.processes.iter().find(|p| p.pid == id.pid && p.start == id.start) else {
+        return [format!("process {} was not seen", id.pid)].into();
+    };
+    if p.pid <= 2 || p.exe != id.exe || p.inode != id.inode {
+        out.push(format!("process {} is not what it is said to be", p.pid));
+    }
+    if p.netns != Netns::Host {
+        out.push(format!("process {} does not live in the node's own network", p.pid));
+    }
+    let name = p.exe.trim_end_matches(" (deleted)").rsplit('/').next().unwrap_or_default();
+    if is_spared(name) || is_spared(&p.comm) {
+        out.push(format!("{name} (pid {}) is never stopped", p.pid));
+    }
+    if carries(p, base) {
+        out.push(format!("the cluster itself runs over a tunnel of process {}", p.pid));
+    }
+    out
+}
+
+fn is_spared(name: &str) -> bool {
+    SPARED.contains(&name) || name.starts_with("systemd") || name.starts_with("containerd-shim")
+}
+
+fn carries(p: &Process, base: &Baseline) -> bool {
+    base.expected.iter().filter_map(|e| e.path.as_ref()).any(|path| p.tuns.contains(&path.dev))
+}
+
+fn rule(r: &Rule, seen: &Observation, base: &Baseline) -> Option<String> {
+    let line = crate::text::rule_line(r);
+    let kernel = [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT].map(Action::Lookup).contains(&r.action);
+    if r.exotic {
+        Some(format!("has a selector that cannot be named: {line}"))
+    } else if r.protocol == 2
+        || [0, 32_766, 32_767].contains(&r.pref)
+        || (kernel && r.is_plain() && r.suppress.is_none())
+    {
+        Some(format!("is the kernel's own: {line}"))
+    } else if base.rules.contains(r) {
+        Some(format!("the healthy node has {line}"))
+    } else if fib::is_ours(r) {
+        Some(format!("is our own, and the guard's affair: {line}"))
+    } else if !seen.rules.contains(r) {
+        Some(format!("was not seen: {line}"))
+    } else {
+        None
+    }
+}
+
+fn restored_rule(r: &Rule, base: &Baseline) -> Option<String> {
+    let known = base.rules.contains(r) || crate::critical::kernel_rules().contains(r);
+    (!known).then(|| format!("the healthy node has no {}", crate::text::rule_line(r)))
+}
+
+fn nf_rule(r: &NfRule) -> Option<String> {
+    let words = r.spec.split(' ');
+    let to = words
+        .skip_while(|w| !matches!(*w, "-j" | "-g" | "jump" | "goto"))
+        .nth(1)
+        .unwrap_or_default();
+    if spared_chain(&r.chain) || spared_chain(to) {
+        Some(format!("is not ours to delete: -A {} {}", r.chain, r.spec))
+    } else if r.spec.is_empty() {
+        Some(format!("an empty rule of {} names nothing", r.chain))
+    } else {
+        None
+    }
+}
+
+fn spared_chain(name: &str) -> bool {
+    SPARED_CHAINS.iter().any(|s| name.starts_with(s))
+}

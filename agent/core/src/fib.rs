@@ -3,11 +3,13 @@
 //! Judging from the dump lets our own rules be taken out and "what if" be asked; the kernel's own answer is asked for as
 //! well, and the two must agree. What the dump cannot know (netfilter marks, xfrm, rp_filter) is not decided here.
 
+use crate::baseline::Path;
 use crate::net::{Family, Prefix};
-use crate::observation::{Action, Mark, Route, RouteKind, Rule};
+use crate::observation::{Action, Mark, Route, RouteKind, Rule, TABLE_LOCAL};
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::IpAddr;
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr};
 
 /// rtnetlink protocol number of everything Lifeline puts into the kernel's tables.
 ///
@@ -102,21 +104,23 @@ pub fn matches(rule: &Rule, flow: &Flow) -> Option<bool> {
     let prefix = |p: &Option<Prefix>, a: Option<IpAddr>| match (p, a) {
         (None, _) => true,
         (Some(p), Some(a)) => p.contains(a),
-        // An undecided source is 0.0.0.0 in the kernel's first lookup: only a /0 matches it.
-        (Some(p), None) => p.is_all(),
+        // fib4_rule_match compares an undecided source as 0.0.0.0; fib6_rule_match matches no prefix at all.
+        (Some(p), None) => p.is_all() || p.contains(Ipv4Addr::UNSPECIFIED.into()),
     };
     let range = |r: &Option<(u16, u16)>, v: u16| r.is_none_or(|(a, b)| (a..=b).contains(&v));
+    // A source port of one's own choosing lies in ip_local_port_range: below 1024 the rule does not match, above nobody knows.
+    let sport = rule.sport.is_none_or(|(_, high)| high >= 1024);
     let hit = prefix(&rule.from, flow.src)
         && prefix(&rule.to, Some(flow.dst))
         && iif_matches(rule.iif.as_deref(), flow.iif.as_deref())
         // `oif` matches sockets bound to a device only; a plain flow is not.
         && rule.oif.is_none()
-        && rule.mark.is_none_or(|Mark { value, mask }| flow.mark & mask == value)
+        && rule.mark.is_none_or(|Mark { value, mask }| (flow.mark ^ value) & mask == 0)
         && rule.ipproto.is_none_or(|p| p == flow.ipproto)
-        && rule.sport.is_none()
+        && sport
         && range(&rule.dport, flow.dport)
         && rule.uids.is_none_or(|(a, b)| (a..=b).contains(&flow.uid));
-    if rule.exotic && hit {
+    if hit && (rule.exotic || rule.sport.is_some()) {
         return None;
     }
     Some(hit != rule.not)
@@ -147,9 +151,7 @@ pub fn lookup(rules: &[Rule], routes: &[Route], flow: &Flow) -> Answer {
             }
             Action::Goto(target) => {
                 // The kernel jumps forward only; a target that is not there makes the rule void.
-                if let Some(to) =
-                    order.iter().skip(at).position(|r| r.pref >= target && r.pref == target)
-                {
+                if let Some(to) = order.iter().skip(at).position(|r| r.pref == target) {
                     at += to;
                 }
             }
@@ -164,36 +166,112 @@ pub fn lookup(rules: &[Rule], routes: &[Route], flow: &Flow) -> Answer {
 }
 
 fn in_table(routes: &[Route], table: u32, rule: &Rule, dst: IpAddr) -> Option<Answer> {
+    let best = best(routes, table, rule.family, dst)?;
+    match best.kind {
+        RouteKind::Throw => return None,
+        // Refusals are errors to the kernel, and `suppress_prefixlength` is asked about answers only.
+        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
+            return Some(Answer::Refused { table: Some(table), pref: rule.pref });
+        }
+        RouteKind::Unicast
+        | RouteKind::Local
+        | RouteKind::Broadcast
+        | RouteKind::Anycast
+        | RouteKind::Multicast => {}
+    }
+    if rule.suppress.is_some_and(|len| u32::from(best.dst.len()) <= len) {
+        return None;
+    }
+    if best.kind != RouteKind::Unicast {
+        return Some(Answer::Local);
+    }
+    let hop = best.hops.iter().find(|h| !h.dead)?;
+    Some(Answer::Leaves {
+        dev: hop.dev.clone().unwrap_or_default(),
+        via: hop.via,
+        table,
+        pref: rule.pref,
+    })
+}
+
+/// The route of a table that answers for an address: longest prefix, then lowest metric, then the one that was there first.
+pub fn best(routes: &[Route], table: u32, family: Family, dst: IpAddr) -> Option<&Route> {
     let usable = |r: &&Route| {
         r.table == table
-            && r.family == rule.family
+            && r.family == family
             && r.dst.contains(dst)
-            && (r.hops.is_empty() || r.hops.iter().any(|h| !h.dead) || r.kind != RouteKind::Unicast)
+            && (r.kind != RouteKind::Unicast || r.hops.iter().any(|h| !h.dead))
     };
-    // Longest prefix, then lowest metric.
-    let best = routes
+    // `min_by` gives the first of equals, as the kernel's list does; `max_by` would give the last.
+    routes
         .iter()
         .filter(usable)
-        .max_by(|a, b| a.dst.len().cmp(&b.dst.len()).then(b.metric.cmp(&a.metric)))?;
-    match best.kind {
-        RouteKind::Throw => None,
-        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
-            Some(Answer::Refused { table: Some(table), pref: rule.pref })
-        }
-        RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast => {
-            Some(Answer::Local)
-        }
-        RouteKind::Unicast => {
-            if rule.suppress.is_some_and(|len| u32::from(best.dst.len()) <= len) {
-                return None;
+        .min_by(|a, b| b.dst.len().cmp(&a.dst.len()).then(a.metric.cmp(&b.metric)))
+}
+
+/// Is this answer the healthy path?
+pub fn same(answer: &Answer, path: &Path) -> bool {
+    match answer {
+        Answer::Leaves { dev, via, .. } => *dev == path.dev && *via == path.via,
+        Answer::Local => path.table == TABLE_LOCAL,
+        Answer::Refused { .. } | Answer::NoRoute | Answer::Unknown { .. } => false,
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leaves { dev, via, table, pref } => {
+                write!(f, "leaves by {dev}")?;
+                if let Some(via) = via {
+                    write!(f, " via {via}")?;
+                }
+                write!(f, " (rule {pref}, table {table})")
             }
-            let hop = best.hops.iter().find(|h| !h.dead)?;
-            Some(Answer::Leaves {
-                dev: hop.dev.clone().unwrap_or_default(),
-                via: hop.via,
-                table,
-                pref: rule.pref,
-            })
+            Self::Local => f.write_str("is answered by this machine itself"),
+            Self::Refused { table: Some(t), pref } => {
+                write!(f, "is refused (rule {pref}, table {t})")
+            }
+            Self::Refused { table: None, pref } => write!(f, "is refused (rule {pref})"),
+            Self::NoRoute => f.write_str("has no route"),
+            Self::Unknown { pref } => {
+                write!(f, "cannot be judged (rule {pref} has a selector we do not model)")
+            }
         }
     }
+}
+
+/// Which rule would `RTM_DELRULE` with this rule's attributes delete?
+///
+/// The kernel takes the **first that matches, and what a request leaves out, or gives as 0, is a wildcard** (field guide K3):
+/// `rule_find` in net/core/fib_rules.c. It compares neither `not` nor a `goto`'s target. When the answer is not the rule
+/// itself, deleting it would take somebody else's.
+pub fn victim<'a>(rules: &'a [Rule], wanted: &Rule) -> Option<&'a Rule> {
+    let mut order: Vec<&Rule> = rules.iter().filter(|r| r.family == wanted.family).collect();
+    order.sort_by_key(|r| r.pref);
+    order.into_iter().find(|r| deletes(wanted, r))
+}
+
+fn deletes(wanted: &Rule, r: &Rule) -> bool {
+    let given = |w: u32, r: u32| w == 0 || w == r;
+    let table = |a: Action| if let Action::Lookup(t) = a { t } else { 0 };
+    let mark = |r: &Rule| r.mark.map_or((0, 0), |m| (m.value, m.mask));
+    // fib4_rule_compare and fib6_rule_compare look at an address only when a length is given: a /0 is a wildcard.
+    let prefix =
+        |w: &Option<Prefix>, r: &Option<Prefix>| w.is_none_or(|w| w.is_all() || *r == Some(w));
+    core::mem::discriminant(&wanted.action) == core::mem::discriminant(&r.action)
+        && given(table(wanted.action), table(r.action))
+        && wanted.pref == r.pref
+        && (wanted.iif.is_none() || wanted.iif == r.iif)
+        && (wanted.oif.is_none() || wanted.oif == r.oif)
+        && given(mark(wanted).0, mark(r).0)
+        && given(mark(wanted).1, mark(r).1)
+        && (wanted.suppress.is_none() || wanted.suppress == r.suppress)
+        && (wanted.uids.is_none() || wanted.uids == r.uids)
+        && wanted.ipproto.is_none_or(|p| p == 0 || r.ipproto == Some(p))
+        && given(wanted.protocol.into(), r.protocol.into())
+        && (wanted.sport.is_none() || wanted.sport == r.sport)
+        && (wanted.dport.is_none() || wanted.dport == r.dport)
+        && prefix(&wanted.from, &r.from)
+        && prefix(&wanted.to, &r.to)
 }

@@ -5,8 +5,9 @@
 //! at once, in front of the captor. A guard rule does not match the see-through mark, so the node can be asked how it
 //! would be without it.
 
-use crate::baseline::{Baseline, Expected, Path};
-use crate::fib::{self, Answer, Flow, PROTOCOL, TABLE_MIRROR};
+use crate::baseline::{Baseline, Expected};
+use crate::critical::flow;
+use crate::fib::{self, Answer, PROTOCOL, TABLE_MIRROR};
 use crate::net::Family;
 use crate::observation::{Action, Link, Mark, Route, RouteKind, Rule, TABLE_LOCAL, TABLE_MAIN};
 use crate::policy::Policy;
@@ -89,32 +90,10 @@ pub fn captured<'a>(rules: &[Rule], routes: &[Route], base: &'a Baseline) -> Vec
         .iter()
         .filter_map(|expected| {
             let path = expected.path.as_ref()?;
-            let answer = fib::lookup(&rules, routes, &flow(expected, base));
-            (!same(&answer, path)).then_some(Captured { expected, answer })
+            let answer = fib::lookup(&rules, routes, &flow(expected, &base.cluster));
+            (!fib::same(&answer, path)).then_some(Captured { expected, answer })
         })
         .collect()
-}
-
-/// The packet that stands for a destination: to the API server as the kubelet sends it.
-fn flow(expected: &Expected, base: &Baseline) -> Flow {
-    let port = base
-        .cluster
-        .api
-        .iter()
-        .find(|a| a.ip() == expected.ask)
-        .map_or(443, core::net::SocketAddr::port);
-    let mut flow = Flow::tcp(expected.ask, port);
-    // The kubelet's sockets are bound to nothing, but a `from` rule sees the address the route gives them.
-    flow.src = base.cluster.node_ip.filter(|ip| Family::of(*ip) == Family::of(expected.ask));
-    flow
-}
-
-fn same(answer: &Answer, path: &Path) -> bool {
-    match answer {
-        Answer::Leaves { dev, via, .. } => *dev == path.dev && *via == path.via,
-        Answer::Local => path.table == TABLE_LOCAL,
-        Answer::Refused { .. } | Answer::NoRoute | Answer::Unknown { .. } => false,
-    }
 }
 
 /// Decides what of ours should stand, from a quick look.
@@ -185,7 +164,7 @@ fn guards(
         };
         if by_rule || (stand == Stand::GuardByMirror && mirrored) {
             needed = true;
-            captors.push(format!("{} {}", c.expected.prefix, tell(&c.answer)));
+            captors.push(format!("{} {}", c.expected.prefix, c.answer));
         }
     }
     if !needed {
@@ -196,8 +175,8 @@ fn guards(
     for e in base.expected.iter().filter(|e| mine(e)) {
         // Never one whose healthy path is a tunnel in a table of its own.
         let Some(path) = e.path.as_ref().filter(|p| p.table == TABLE_MAIN) else { continue };
-        let in_main = fib::lookup(&[only_main(family)], routes, &flow(e, base));
-        let table = if same(&in_main, path) {
+        let in_main = fib::lookup(&[only_main(family)], routes, &flow(e, &base.cluster));
+        let table = if fib::same(&in_main, path) {
             TABLE_MAIN
         } else if stand == Stand::GuardByMirror && mirrored {
             TABLE_MIRROR
@@ -224,22 +203,6 @@ fn guards(
         })
     });
     (rules, captors)
-}
-
-fn tell(answer: &Answer) -> String {
-    match answer {
-        Answer::Leaves { dev, via, table, pref } => {
-            let via = via.map(|v| format!(" via {v}")).unwrap_or_default();
-            format!("leaves by {dev}{via} (rule {pref}, table {table})")
-        }
-        Answer::Local => "is answered by this machine itself".to_string(),
-        Answer::Refused { table, pref } => {
-            let table = table.map(|t| format!(", table {t}")).unwrap_or_default();
-            format!("is refused (rule {pref}{table})")
-        }
-        Answer::NoRoute => "has no route".to_string(),
-        Answer::Unknown { pref } => format!("cannot be judged (rule {pref})"),
-    }
 }
 
 /// Preferences for the lifeline rule, the stop behind it, and the guard.
@@ -285,24 +248,7 @@ fn place(family: Family, rules: &[Rule], base: &Baseline) -> Result<[u32; 3], St
 }
 
 fn bare(family: Family, pref: u32, action: Action) -> Rule {
-    Rule {
-        family,
-        pref,
-        not: false,
-        from: None,
-        to: None,
-        iif: None,
-        oif: None,
-        mark: None,
-        ipproto: None,
-        sport: None,
-        dport: None,
-        uids: None,
-        action,
-        suppress: None,
-        protocol: PROTOCOL,
-        exotic: false,
-    }
+    Rule { protocol: PROTOCOL, ..Rule::bare(family, pref, action) }
 }
 
 fn only_main(family: Family) -> Rule {

@@ -1,6 +1,7 @@
 //! Addresses and prefixes, as the kernel's routing knows them.
 
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
 use core::str::FromStr;
@@ -126,6 +127,28 @@ impl Prefix {
     /// Do the two share an address?
     pub fn overlaps(&self, other: &Self) -> bool {
         self.covers(other) || other.covers(self)
+    }
+
+    /// Addresses inside that are good to ask about, best first: the second, the third, the first; its own for a host.
+    pub fn samples(&self) -> Vec<IpAddr> {
+        if self.family().bits() - self.len < 2 {
+            return [self.addr].into();
+        }
+        let plus = |n: u8| match self.addr {
+            IpAddr::V4(a) => IpAddr::V4((a.to_bits() | u32::from(n)).into()),
+            IpAddr::V6(a) => IpAddr::V6((a.to_bits() | u128::from(n)).into()),
+        };
+        [plus(2), plus(3), plus(1)].into()
+    }
+
+    /// The prefix of the same length behind this one.
+    pub fn next(&self) -> Option<Self> {
+        let host = u32::from(self.family().bits() - self.len);
+        let addr: IpAddr = match self.addr {
+            IpAddr::V4(a) => IpAddr::V4(a.to_bits().checked_add(1u32.checked_shl(host)?)?.into()),
+            IpAddr::V6(a) => IpAddr::V6(a.to_bits().checked_add(1u128.checked_shl(host)?)?.into()),
+        };
+        Some(Self { addr, len: self.len })
     }
 
     /// An address inside that is good to ask about: the prefix's second address, or its only one.

@@ -17,6 +17,16 @@ pub const TABLE_MAIN: u32 = 254;
 /// Routing table `default`.
 pub const TABLE_DEFAULT: u32 = 253;
 
+/// Sysctls that matter, in the order of the text form; the senses read exactly these.
+pub const SYSCTLS: [&str; 6] = [
+    "net.ipv4.conf.all.forwarding",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.conf.all.src_valid_mark",
+    "net.ipv4.ip_forward",
+    "net.ipv6.conf.all.disable_ipv6",
+    "net.ipv6.conf.all.forwarding",
+];
+
 /// Everything one look brought in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -57,6 +67,18 @@ pub struct Observation {
     pub paths: Vec<String>,
     /// What could not be read.
     pub gaps: Vec<Gap>,
+}
+
+impl Observation {
+    /// Could this part not be read?
+    pub fn has_gap(&self, sense: Sense) -> bool {
+        self.gaps.iter().any(|g| g.what == sense)
+    }
+
+    /// The device of this name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|l| l.name == name)
+    }
 }
 
 /// A part of the machine that is looked at; what a gap names and a fault needs.
@@ -232,6 +254,41 @@ pub struct Rule {
     /// It carries a selector this type does not model; it is never deleted and its match is unknown.
     #[serde(default)]
     pub exotic: bool,
+}
+
+impl Rule {
+    /// A rule without selectors.
+    pub fn bare(family: Family, pref: u32, action: Action) -> Self {
+        Self {
+            family,
+            pref,
+            not: false,
+            from: None,
+            to: None,
+            iif: None,
+            oif: None,
+            mark: None,
+            ipproto: None,
+            sport: None,
+            dport: None,
+            uids: None,
+            action,
+            suppress: None,
+            protocol: 0,
+            exotic: false,
+        }
+    }
+
+    /// Does it match every packet?
+    pub fn is_plain(&self) -> bool {
+        !self.exotic
+            && *self
+                == Self {
+                    protocol: self.protocol,
+                    suppress: self.suppress,
+                    ..Self::bare(self.family, self.pref, self.action)
+                }
+    }
 }
 
 /// Kind of a route.

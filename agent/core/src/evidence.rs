@@ -1,0 +1,432 @@
+//! What one look proves, before any fault is named: which critical destinations go astray, what works, what is missing.
+//!
+//! Semantics before fingerprints: everything here follows from where traffic leaves and what answers, with our own guard
+//! taken out. Nothing is known of Tailscale or any other tool.
+
+use crate::baseline::{Baseline, Expected, Role};
+use crate::critical::{self, critical, flow};
+use crate::fib::{self, Answer};
+use crate::net::Family;
+use crate::observation::{
+    Action, Fate, Lookup, Observation, Reach, Route, RouteKind, Rule, Sense, TABLE_MAIN, Through,
+};
+use crate::policy::Policy;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// A critical destination that leaves elsewhere than it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// The destination.
+    pub expected: Expected,
+    /// What happens instead, without our guard.
+    pub answer: Answer,
+    /// Nothing took it: it would be right again if what the baseline has and the node lacks were there.
+    pub lost: bool,
+    /// Did it answer when called without our guard? `None` when it was not called.
+    pub works: Option<bool>,
+}
+
+impl Stray {
+    /// The device it leaves by.
+    pub fn dev(&self) -> Option<&str> {
+        match &self.answer {
+            Answer::Leaves { dev, .. } => Some(dev),
+            Answer::Local | Answer::Refused { .. } | Answer::NoRoute | Answer::Unknown { .. } => {
+                None
+            }
+        }
+    }
+
+    /// The table that answers.
+    pub fn table(&self) -> Option<u32> {
+        match &self.answer {
+            Answer::Leaves { table, .. } => Some(*table),
+            Answer::Refused { table, .. } => *table,
+            Answer::Local | Answer::NoRoute | Answer::Unknown { .. } => None,
+        }
+    }
+
+    /// The preference of the rule that leads there.
+    pub fn pref(&self) -> Option<u32> {
+        match &self.answer {
+            Answer::Leaves { pref, .. }
+            | Answer::Refused { pref, .. }
+            | Answer::Unknown { pref } => Some(*pref),
+            Answer::Local | Answer::NoRoute => None,
+        }
+    }
+}
+
+/// Did the API server answer TLS? `None`: it was not called so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// As the kubelet calls it, guard included.
+    pub plain: Option<bool>,
+    /// As if our guard were not.
+    pub bare: Option<bool>,
+    /// Along our own path.
+    pub lifeline: Option<bool>,
+}
+
+/// What one look proves.
+#[derive(Clone, Debug)]
+pub struct Evidence<'a> {
+    /// The look.
+    pub seen: &'a Observation,
+    /// The healthy node.
+    pub base: &'a Baseline,
+    /// What the operator allows.
+    pub policy: &'a Policy,
+    /// The rules without ours.
+    pub rules: Vec<Rule>,
+    /// Critical destinations as of now.
+    pub expected: Vec<Expected>,
+    /// Those that go astray.
+    pub strays: Vec<Stray>,
+    /// Destinations that nobody expects an answer from any more, and why: pods of nodes that have left the cluster.
+    pub left: Vec<(Expected, &'static str)>,
+    /// Where the dump and the kernel disagree, in words.
+    pub doubts: Vec<String>,
+    /// Does our guard stand?
+    pub guarded: bool,
+    /// The API server.
+    pub api: Calls,
+    /// Rules of the baseline that are not there.
+    pub missing_rules: Vec<Rule>,
+    /// Routes of the baseline's `main` that are not there.
+    pub missing_routes: Vec<Route>,
+}
+
+impl<'a> Evidence<'a> {
+    /// Draws the conclusions from a look.
+    pub fn of(seen: &'a Observation, base: &'a Baseline, policy: &'a Policy) -> Self {
+        let guarded = seen.rules.iter().any(|r| fib::is_ours(r) && r.to.is_some());
+        let rules = fib::without_ours(&seen.rules);
+        let cluster = if seen.cluster.api.is_empty() { &base.cluster } else { &seen.cluster };
+        let mut e = Self {
+            seen,
+            base,
+            policy,
+            expected: critical(cluster, base, seen),
+            strays: Vec::new(),
+            left: Vec::new(),
+            doubts: Vec::new(),
+            guarded,
+            api: Calls::default(),
+            missing_rules: base
+                .rules
+                .iter()
+                .filter(|b| !rules.iter().any(|r| same_rule(r, b)))
+                .cloned()
+                .collect(),
+            missing_routes: base
+                .routes
+                .iter()
+                .filter(|b| !seen.routes.iter().any(|r| same_route(r, b)))
+                .cloned()
+                .collect(),
+            rules,
+        };
+        e.api = Calls {
+            plain: e.call(Through::Plain),
+            bare: e.call(e.bare()),
+            lifeline: e.call(Through::Lifeline),
+        };
+        for expected in e.expected.clone() {
+            e.follow(expected);
+        }
+        e.set_left_apart();
+        e
+    }
+
+    /// How a question is put that our guard has no part in.
+    pub fn bare(&self) -> Through {
+        if self.guarded { Through::SeeThrough } else { Through::Plain }
+    }
+
+    /// Did any API server answer TLS?
+    fn call(&self, through: Through) -> Option<bool> {
+        let is_api = |a| self.expected.iter().any(|e| e.role == Role::Api && e.ask == a);
+        self.seen
+            .probes
+            .iter()
+            .filter(|p| p.through == through && is_api(p.dst))
+            .map(|p| p.reach == Reach::Tls)
+            .reduce(|a, b| a || b)
+    }
+
+    fn answers(&self, expected: &Expected) -> Option<bool> {
+        let alive = |r: &Reach| match r {
+            Reach::Tls => true,
+            // An API server that does not speak TLS is none (K5).
+            Reach::TcpOnly | Reach::Echo | Reach::Refused => expected.role != Role::Api,
+            Reach::Stranger | Reach::Silent | Reach::Unsent(_) => false,
+        };
+        self.seen
+            .probes
+            .iter()
+            .filter(|p| p.through == self.bare() && p.dst == expected.ask)
+            .map(|p| alive(&p.reach))
+            .reduce(|a, b| a || b)
+    }
+
+    fn follow(&mut self, expected: Expected) {
+        let Some(path) = expected.path.clone() else { return };
+        // The bridge plugin makes its bridge for the first pod, and only then.
+        let on_demand = self.base.links.iter().any(|l| l.name == path.dev && l.kind == "bridge");
+        if expected.role == Role::OwnPods && on_demand && self.seen.link(&path.dev).is_none() {
+            self.left.push((expected, "no pod runs here yet"));
+            return;
+        }
+        let flow = flow(&expected, &self.base.cluster);
+        let answer = fib::lookup(&self.rules, &self.seen.routes, &flow);
+        let right = fib::same(&answer, &path);
+        // What is missing goes behind what is there: an object that takes the place of a healthy one is a captor, no gap.
+        let with = |a: &[Rule], b: &[Rule]| [a, b].concat();
+        let lost = !right && {
+            let routes = [self.seen.routes.as_slice(), &self.missing_routes].concat();
+            let again = fib::lookup(&with(&self.rules, &self.missing_rules), &routes, &flow);
+            fib::same(&again, &path)
+        };
+        let asked =
+            self.seen.lookups.iter().find(|l| l.dst == expected.ask && l.through == self.bare());
+        if let Some(Lookup { fate, .. }) = asked {
+            let kernel_right = match fate {
+                Fate::Leaves { dev, via, .. } => *dev == path.dev && *via == path.via,
+                Fate::Local => path.table == crate::observation::TABLE_LOCAL,
+                Fate::Refused(_) => false,
+            };
+            if kernel_right && lost {
+                // Dumps under churn drop entries without a word (field guide K4): the kernel's own answer counts.
+                return;
+            }
+            if kernel_right != right && !self.is_other_hop(&answer, fate) {
+                self.doubts.push(format!(
+                    "{}: the dump says it {answer}, the kernel says it {}",
+                    expected.prefix,
+                    tell(fate)
+                ));
+                return;
+            }
+        }
+        if right {
+            return;
+        }
+        let works = self.answers(&expected);
+        self.strays.push(Stray { expected, answer, lost, works });
+    }
+
+    /// A multipath route: the kernel may choose any live hop.
+    fn is_other_hop(&self, answer: &Answer, fate: &Fate) -> bool {
+        let (Answer::Leaves { dev, via, table, .. }, Fate::Leaves { dev: d, via: v, .. }) =
+            (answer, fate)
+        else {
+            return false;
+        };
+        self.seen.routes.iter().filter(|r| r.table == *table && r.hops.len() > 1).any(|r| {
+            let has = |dev: &str, via| {
+                r.hops.iter().any(|h| h.dev.as_deref() == Some(dev) && h.via == via)
+            };
+            has(dev, *via) && has(d, *v)
+        })
+    }
+
+    /// A node that left the cluster takes its pod route and its forwarding entry along: not ours to restore.
+    fn set_left_apart(&mut self) {
+        let routed = |e: &Expected| {
+            e.role == Role::RemotePods && self.base.routes.iter().any(|r| r.dst == e.prefix)
+        };
+        let gone = |s: &Stray| {
+            routed(&s.expected)
+                && self.missing_routes.iter().any(|r| r.dst == s.expected.prefix)
+                && s.table().is_none_or(|t| t == TABLE_MAIN)
+                && s.expected
+                    .path
+                    .as_ref()
+                    .is_some_and(|p| self.seen.link(&p.dev).is_some_and(|l| l.up))
+        };
+        let all = self.expected.iter().filter(|e| routed(e)).count();
+        let missing = self.strays.iter().filter(|s| gone(s)).count();
+        let entries = self.base.fdb.iter().filter(|f| !self.seen.fdb.contains(f)).count();
+        let entries = if self.seen.has_gap(Sense::Fdb) { 0 } else { entries };
+        // All of them at once is no farewell, unless the forwarding entries went too.
+        if missing == 0 || (missing == all && entries < missing) {
+            return;
+        }
+        let (left, strays) = self.strays.iter().cloned().partition(gone);
+        self.strays = strays;
+        self.left.extend(
+            Vec::into_iter(left).map(|s: Stray| (s.expected, "its node has left the cluster")),
+        );
+    }
+
+    /// Does the API server answer without our guard's help?
+    pub fn api_works(&self) -> Option<bool> {
+        // Where forwarding is right, the guard leads nowhere else, and its answer is as good.
+        let same_way = !self.strays.iter().any(|s| s.expected.role == Role::Api);
+        match self.api.bare {
+            Some(false) | None if same_way && self.api.plain == Some(true) => Some(true),
+            other => other,
+        }
+    }
+
+    /// Proof that the API server is there and only the way to it is not: our own path or our guard reaches it.
+    pub fn api_is_there(&self) -> bool {
+        self.api.lifeline == Some(true)
+            || self.api.plain == Some(true)
+            || self.api.bare == Some(true)
+    }
+
+    /// Proof that these strays do harm: the API server cannot be reached without our guard although it is there, or pods'
+    /// traffic leaves where no pod network is.
+    pub fn harm(&self, strays: &[&Stray]) -> bool {
+        let api = strays.iter().any(|s| s.expected.role == Role::Api);
+        (api && self.api_works() == Some(false) && self.api_is_there())
+            || strays.iter().any(|s| self.is_pods_leak(s))
+            || strays.iter().any(|s| self.is_node_cut_off(s))
+    }
+
+    /// Pods' traffic leaves by a device that is neither the pod network's nor a plain uplink.
+    pub fn is_pods_leak(&self, s: &Stray) -> bool {
+        let (Some(dev), Some(path)) = (s.dev(), &s.expected.path) else { return false };
+        let cni = |d: &str| self.policy.cni_links.iter().any(|l| l == d);
+        matches!(s.expected.role, Role::OwnPods | Role::RemotePods)
+            && dev != path.dev
+            && !cni(dev)
+            && (cni(&path.dev) || self.is_tunnel(dev))
+    }
+
+    /// Another node that does not answer, and does along our own path: VXLAN's outer packets go astray.
+    fn is_node_cut_off(&self, s: &Stray) -> bool {
+        let lifeline = |p: &&crate::observation::Probe| {
+            p.through == Through::Lifeline && p.dst == s.expected.ask
+        };
+        s.expected.role == Role::Node
+            && s.works == Some(false)
+            && self.seen.probes.iter().filter(lifeline).any(|p| {
+                matches!(p.reach, Reach::Echo | Reach::Refused | Reach::TcpOnly | Reach::Tls)
+            })
+    }
+
+    /// A device that leads into somebody's tunnel, rather than onto a wire.
+    pub fn is_tunnel(&self, dev: &str) -> bool {
+        const WIRES: [&str; 10] =
+            ["", "veth", "bond", "team", "bridge", "vlan", "macvlan", "ipvlan", "ppp", "wwan"];
+        self.seen.link(dev).is_some_and(|l| !WIRES.contains(&l.kind.as_str()))
+            && !self.base.links.iter().any(|l| l.name == dev)
+    }
+
+    /// The uplinks of the healthy node that are down or have no carrier, in words.
+    pub fn uplinks_down(&self) -> Vec<String> {
+        let mut out: Vec<String> = Vec::new();
+        for e in self.expected.iter().filter(|e| matches!(e.role, Role::Api | Role::Gateway)) {
+            let Some(link) = e.path.as_ref().and_then(|p| self.seen.link(&p.dev)) else { continue };
+            let why = match (link.up, link.carrier) {
+                (false, _) => "is switched off",
+                (true, false) => "has no carrier",
+                (true, true) => continue,
+            };
+            let line = format!("{} {why}", link.name);
+            if !out.contains(&line) {
+                out.push(line);
+            }
+        }
+        out
+    }
+
+    /// Does the node only go another way, which works? A new gateway, another uplink, a VPN somebody wants.
+    pub fn has_moved(&self) -> bool {
+        let proven = |s: &Stray| {
+            // Services and LAN are not called themselves; they are proven by a neighbour that goes the same way.
+            let neighbour = |role| {
+                self.strays
+                    .iter()
+                    .any(|o| o.expected.role == role && o.dev() == s.dev() && o.works == Some(true))
+            };
+            match s.expected.role {
+                Role::Services => neighbour(Role::Api),
+                Role::Lan => neighbour(Role::Gateway),
+                Role::Api | Role::Gateway | Role::Node | Role::OwnPods | Role::RemotePods => {
+                    s.works == Some(true)
+                }
+            }
+        };
+        !self.strays.is_empty()
+            && self.missing_kernel_rules().is_empty()
+            && self.api_works() == Some(true)
+            && self.strays.iter().all(|s| {
+                s.dev().is_some_and(|dev| !self.is_tunnel(dev) || proven(s))
+                    && !s.lost
+                    && !self.is_pods_leak(s)
+                    && s.works != Some(false)
+            })
+    }
+
+    /// Rules every kernel has from the start that are not there.
+    ///
+    /// The same meaning anywhere counts (Cilium moves `local` to 100); IPv6 is looked at only where it has rules at all.
+    pub fn missing_kernel_rules(&self) -> Vec<Rule> {
+        let there = |k: &Rule| {
+            self.rules.iter().any(|r| {
+                r.family == k.family && r.action == k.action && r.suppress.is_none() && r.is_plain()
+            })
+        };
+        critical::kernel_rules()
+            .into_iter()
+            .filter(|k| self.rules.iter().any(|r| r.family == k.family))
+            .filter(|k| !there(k) && !self.is_there_after_all(k))
+            .collect()
+    }
+
+    /// The kernel answers from the rule's table although no dumped rule leads there: the dump lost it (field guide K4).
+    fn is_there_after_all(&self, missing: &Rule) -> bool {
+        let asked = |l: &&Lookup| l.through == self.bare() && Family::of(l.dst) == missing.family;
+        self.seen.lookups.iter().filter(asked).any(|l| {
+            let Fate::Leaves { table, .. } = &l.fate else { return false };
+            let said = fib::lookup(&self.rules, &self.seen.routes, &fib::Flow::tcp(l.dst, 443));
+            missing.action == Action::Lookup(*table)
+                && !matches!(said, Answer::Leaves { table: t, .. } if t == *table)
+        })
+    }
+}
+
+/// The same rule, whoever put it there.
+pub fn same_rule(a: &Rule, b: &Rule) -> bool {
+    *a == Rule { protocol: a.protocol, ..b.clone() }
+}
+
+/// The same route, whoever put it there and whatever the state of its next hops.
+pub fn same_route(a: &Route, b: &Route) -> bool {
+    a.family == b.family
+        && a.table == b.table
+        && a.kind == b.kind
+        && a.dst == b.dst
+        && a.metric == b.metric
+        && a.hops.len() == b.hops.len()
+        && a.hops.iter().zip(&b.hops).all(|(a, b)| a.dev == b.dev && a.via == b.via)
+}
+
+/// The best default route of `main` that is there now.
+pub fn default_now(routes: &[Route], family: Family) -> Option<&Route> {
+    routes
+        .iter()
+        .filter(|r| {
+            r.family == family
+                && r.table == TABLE_MAIN
+                && r.dst.is_all()
+                && r.kind == RouteKind::Unicast
+                && r.hops.iter().any(|h| !h.dead)
+        })
+        .min_by_key(|r| r.metric)
+}
+
+fn tell(fate: &Fate) -> String {
+    match fate {
+        Fate::Leaves { dev, via: Some(via), .. } => format!("leaves by {dev} via {via}"),
+        Fate::Leaves { dev, via: None, .. } => format!("leaves by {dev}"),
+        Fate::Local => "is answered by this machine itself".into(),
+        Fate::Refused(errno) => format!("is refused (errno {errno})"),
+    }
+}

@@ -1,0 +1,139 @@
+//! From a diagnosis to a plan: one rung, all findings, at most one step for each object.
+
+use crate::baseline::Baseline;
+use crate::diagnosis::{Diagnosis, Verdict};
+use crate::evidence::Evidence;
+use crate::faults::{self, Fault, Want};
+use crate::observation::Observation;
+use crate::op::{NodeOp, Op};
+use crate::plan::{FORMAT, NodePlan, Rung, Step, digest};
+use crate::policy::Policy;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// Plans one rung; `None` when there is nothing to do at it.
+///
+/// `attempt` counts how often this rung has been tried in this incident: a remedy may begin gently.
+pub fn plan(
+    seen: &Observation,
+    base: &Baseline,
+    policy: &Policy,
+    diag: &Diagnosis,
+    rung: Rung,
+    incident: &str,
+    attempt: u32,
+) -> Option<NodePlan> {
+    match diag.verdict {
+        // Waiting is the remedy; a change somebody made is theirs.
+        Verdict::Upstream | Verdict::Unknown | Verdict::Moved => return None,
+        Verdict::Healthy
+        | Verdict::Captured
+        | Verdict::Lost
+        | Verdict::Filtered
+        | Verdict::KubeletStuck => {}
+    }
+    let evidence = Evidence::of(seen, base, policy);
+    let mut steps: Vec<Step<NodeOp>> = Vec::new();
+    let mut findings: Vec<String> = Vec::new();
+    for finding in &diag.findings {
+        let Some(fault) = faults::by_id(&finding.fault) else { continue };
+        let mut any = false;
+        for want in (fault.remedy)(&evidence, finding, rung, attempt) {
+            any |= add(&mut steps, want, fault, &finding.key());
+        }
+        if any && !findings.contains(&finding.key()) {
+            findings.push(finding.key());
+        }
+    }
+    if steps.is_empty() {
+        return None;
+    }
+    for (id, step) in (0..).zip(&mut steps) {
+        step.id = id;
+    }
+    let deadline_ms = deadline(rung, policy);
+    Some(NodePlan {
+        format: FORMAT,
+        incident: incident.to_string(),
+        rung,
+        findings,
+        policy: digest(policy),
+        steps,
+        deadline_ms,
+    })
+}
+
+/// Time for the whole rung: what its slowest act may take, and a look afterwards (up to 2 s with 20 000 rules).
+fn deadline(rung: Rung, policy: &Policy) -> u64 {
+    match rung {
+        Rung::Guard => 5_000,
+        Rung::Quiet => 15_000 + u64::from(policy.term_grace_ms),
+        Rung::Clean => 30_000,
+        Rung::Reconnect => 60_000,
+    }
+}
+
+/// Adds a step, or merges it into the one its object has. False when a fault of higher precedence wants it otherwise.
+fn add(steps: &mut Vec<Step<NodeOp>>, want: Want, fault: &Fault, finding: &str) -> bool {
+    let target = want.op.target();
+    let Some(old) = steps.iter_mut().find(|s| s.op.target() == target) else {
+        steps.push(Step {
+            id: 0,
+            op: want.op,
+            finding: finding.to_string(),
+            because: want.because,
+            on_unhealthy: fault.on_unhealthy,
+            optional: want.optional,
+        });
+        return true;
+    };
+    let Some(merged) = merge(&old.op, &want.op) else { return false };
+    if merged != old.op {
+        old.op = merged;
+        if old.because != want.because {
+            old.because = alloc::format!("{}; {}", old.because, want.because);
+        }
+    }
+    old.optional &= want.optional;
+    true
+}
+
+/// Both, as far as the first allows.
+fn merge(first: &NodeOp, second: &NodeOp) -> Option<NodeOp> {
+    match (first, second) {
+        (
+            NodeOp::Rules { family, absent, present },
+            NodeOp::Rules { absent: a, present: p, .. },
+        ) => {
+            let (absent, present) = both(absent, present, a, p);
+            Some(NodeOp::Rules { family: *family, absent, present })
+        }
+        (
+            NodeOp::Routes { family, table, absent, present },
+            NodeOp::Routes { absent: a, present: p, .. },
+        ) => {
+            let (absent, present) = both(absent, present, a, p);
+            Some(NodeOp::Routes { family: *family, table: *table, absent, present })
+        }
+        (NodeOp::FlowsGone { sources, dead_to }, NodeOp::FlowsGone { sources: s, dead_to: d }) => {
+            Some(NodeOp::FlowsGone { sources: union(sources, s), dead_to: union(dead_to, d) })
+        }
+        (a, b) => (a == b).then(|| a.clone()),
+    }
+}
+
+fn both<T: Clone + PartialEq>(absent: &[T], present: &[T], a: &[T], p: &[T]) -> (Vec<T>, Vec<T>) {
+    let a: Vec<T> = a.iter().filter(|x| !present.contains(x)).cloned().collect();
+    let p: Vec<T> = p.iter().filter(|x| !absent.contains(x)).cloned().collect();
+    (union(absent, &a), union(present, &p))
+}
+
+fn union<T: Clone + PartialEq>(a: &[T], b: &[T]) -> Vec<T> {
+    let mut out = a.to_vec();
+    for x in b {
+        if !out.contains(x) {
+            out.push(x.clone());
+        }
+    }
+    out
+}
