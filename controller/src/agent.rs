@@ -1,10 +1,10 @@
 //! An agent that was reached: the wire's questions with their limits, its answers in core's words.
 
+use crate::error::CommandError;
 use crate::obstacle::chain;
 use crate::reach::Reached;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_proto::v1 as wire;
-use std::future::Future;
 use std::time::Duration;
 use tonic::{Code, Response, Status, Streaming};
 
@@ -193,6 +193,21 @@ impl Agent {
         let mut c = self.client.clone();
         let request = wire::BaselineRequest { verb: verb.into() };
         self.ask("show its baseline", LOOK, c.baseline(request)).await
+    }
+
+    /// The incident that was named, or the one under way, or the newest.
+    pub async fn incident(&self, named: &str) -> Result<String, CommandError> {
+        if !named.is_empty() {
+            return Ok(named.to_owned());
+        }
+        let under_way = self.status().await?.incident;
+        if !under_way.is_empty() {
+            return Ok(under_way);
+        }
+        let newest = self.history(1).await?.into_iter().next();
+        newest.map(|i| i.incident).ok_or_else(|| {
+            CommandError::failed(format!("find an incident of {}: it has had none", self.node))
+        })
     }
 
     /// Reads JSON of core's.

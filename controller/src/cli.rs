@@ -53,6 +53,20 @@ pub enum Verb {
     Status(verbs::status::Args),
     /// Look afresh and show what is wrong, and how that is known
     Diagnose(verbs::diagnose::Args),
+    /// Show what a heal would do, rung by rung
+    Plan(verbs::plan::Args),
+    /// Bring a node back: show the plan, ask, act rung by rung, prove it
+    Heal(verbs::heal::Args),
+    /// Follow an incident to its end
+    Watch(verbs::watch::Args),
+    /// Undo a finished run, or stop and undo the incident under way
+    Undo(verbs::undo::Args),
+    /// Tell an incident as Markdown, from its journals
+    Report(verbs::report::Args),
+    /// List a node's past incidents
+    History(verbs::history::Args),
+    /// Show, accept or forget what a node looks like when it is well
+    Baseline(verbs::baseline::Args),
     /// Make and show certificates
     Pki(verbs::pki::Args),
 }

@@ -18,10 +18,6 @@ pub enum Kind {
     Failed,
     /// The command line or the configuration cannot be used.
     Usage,
-    /// The node is not well.
-    Unhealthy,
-    /// A human is needed.
-    Stuck,
     /// A limit passed.
     TimedOut,
 }
@@ -64,8 +60,6 @@ impl CommandError {
         match self.kind {
             Kind::Failed => Exit::Failed,
             Kind::Usage => Exit::Usage,
-            Kind::Unhealthy => Exit::Unhealthy,
-            Kind::Stuck => Exit::Stuck,
             Kind::TimedOut => Exit::TimedOut,
         }
     }

@@ -1,16 +1,24 @@
 //! The operator's command: reaches agents, shows plans, asks, heals, and proves it.
 
 mod agent;
+mod ask;
 mod cli;
+mod cluster;
 mod config;
+mod consent;
 mod error;
 mod exit;
 mod files;
+mod follow;
+mod heal_view;
 mod identity;
+mod interrupt;
 mod obstacle;
 mod out;
 mod pki;
+mod plan_view;
 mod reach;
+mod record;
 mod session;
 mod suggest;
 mod tls;
@@ -61,6 +69,13 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
     match &cli.verb {
         Verb::Status(args) => verbs::status::run(args, &session()?).await,
         Verb::Diagnose(args) => verbs::diagnose::run(args, &session()?).await,
+        Verb::Plan(args) => verbs::plan::run(args, &session()?).await,
+        Verb::Heal(args) => verbs::heal::run(args, &session()?).await,
+        Verb::Watch(args) => verbs::watch::run(args, &session()?).await,
+        Verb::Undo(args) => verbs::undo::run(args, &session()?).await,
+        Verb::Report(args) => verbs::report::run(args, &session()?).await,
+        Verb::History(args) => verbs::history::run(args, &session()?).await,
+        Verb::Baseline(args) => verbs::baseline::run(args, &session()?).await,
         Verb::Pki(args) => verbs::pki::run(args, out),
     }
 }

@@ -81,7 +81,7 @@ fn when(at: Option<i64>) -> String {
 
 impl Obstacle {
     /// From a failed handshake.
-    pub fn from_handshake(error: io::Error) -> Self {
+    pub fn from_handshake(error: &io::Error) -> Self {
         match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
             Some(e) => Self::from_tls(e.clone()),
             None => Self::Broken(error.to_string()),

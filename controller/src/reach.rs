@@ -165,7 +165,7 @@ async fn attempt(
     let connector = TlsConnector::from(Arc::new(config));
     let stream = match timeout(CONNECT, connector.connect(name, tcp)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(e)) => return Err(Obstacle::from_handshake(e)),
+        Ok(Err(e)) => return Err(Obstacle::from_handshake(&e)),
         Err(_) => return Err(Obstacle::Silent { stage: "shake hands", limit: CONNECT }),
     };
     let fate = Arc::new(Fate::default());

@@ -101,3 +101,14 @@ impl Session {
         Ok(agent)
     }
 }
+
+/// Names a request so that sending it twice does it once.
+pub fn request_id() -> Result<String, CommandError> {
+    let mut bytes = [0; 16];
+    let provider = rustls::crypto::ring::default_provider();
+    provider
+        .secure_random
+        .fill(&mut bytes)
+        .map_err(|_| CommandError::failed("draw a random number for the request"))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}

@@ -2,6 +2,7 @@
 
 use crate::out::{Paint, Tone};
 use lifeline_core::diagnosis::{Severity, Verdict};
+use std::time::Duration;
 
 /// Nothing needs doing: `Moved` differs from the baseline, and works.
 pub fn is_fine(verdict: Verdict) -> bool {
@@ -38,6 +39,25 @@ pub fn span_ms(ms: u64) -> String {
     }
 }
 
+/// Reads a span: `90`, `90s`, `15m`, `1h`.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        _ => return Err("write a span as 30s, 15m or 1h".into()),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+    seconds
+        .filter(|s| *s <= 86_400)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "it must be at most a day".into())
+}
+
 /// A wall clock's time of day, UTC: laptop and node may be in different zones, journals must not be.
 pub fn clock(wall_ms: u64) -> String {
     at(wall_ms, "%H:%M:%S")
@@ -63,6 +83,15 @@ mod tests {
     fn spans_are_said_in_two_units_at_most() {
         let said = [999, 1_000, 61_000, 7_620_000].map(span_ms);
         assert_eq!(said, ["999 ms", "1 s", "1 min 1 s", "2 h 7 min"]);
+    }
+
+    #[test]
+    fn spans_are_read_with_their_unit() {
+        assert_eq!(span("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(span("15m"), Ok(Duration::from_secs(900)));
+        for bad in ["", "m", "30x", "-1s", "2d", "25h", "99999999999999999999"] {
+            assert!(span(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

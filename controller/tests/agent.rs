@@ -3,28 +3,48 @@
 //! It copies the agent's manners at the wire (TLS 1.3, client certificates of one authority, ALPN h2), not its judgement.
 
 use crate::desk::Desk;
+use crate::story::{self, Story};
+use lifeline_core::baseline::Baseline;
 use lifeline_core::clock::Stamp;
 use lifeline_core::diagnosis::{Diagnosis, Health, Verdict};
+use lifeline_core::plan::{Consent, Rung};
 use lifeline_proto::v1 as wire;
 use lifeline_proto::v1::lifeline_server::{Lifeline, LifelineServer};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
-/// What the agent is asked, in order.
-pub type Asked = Arc<Mutex<Vec<String>>>;
+/// What changes while it serves.
+pub struct State {
+    pub verdict: Verdict,
+    /// Diagnoses that still find our guard standing.
+    pub guarded: u32,
+    /// Plans, in order; the last one stays.
+    pub plans: VecDeque<wire::PlanReply>,
+    /// What becomes of each heal, in order.
+    pub stories: VecDeque<Story>,
+    /// Opened incidents, by request id: `i-1`, `i-2`…
+    pub opened: Vec<(String, Story)>,
+    /// So many answers to a heal get lost on their way.
+    pub lost: u32,
+    /// A heal is refused with this.
+    pub refuses: Option<Status>,
+    /// The incident under way.
+    pub running: String,
+    pub asked: Vec<String>,
+}
 
-/// The stand-in's state.
+/// The stand-in.
 pub struct StandIn {
     pub node: String,
     pub cluster: String,
-    pub verdict: Mutex<Verdict>,
-    pub asked: Asked,
+    pub state: Mutex<State>,
 }
 
 impl StandIn {
@@ -33,13 +53,52 @@ impl StandIn {
         Self {
             node: "calypso".into(),
             cluster: "lab".into(),
-            verdict: Mutex::new(Verdict::Healthy),
-            asked: Asked::default(),
+            state: Mutex::new(State {
+                verdict: Verdict::Healthy,
+                guarded: 0,
+                plans: [story::plan(&[])].into(),
+                stories: VecDeque::new(),
+                opened: Vec::new(),
+                lost: 0,
+                refuses: None,
+                running: String::new(),
+                asked: Vec::new(),
+            }),
         }
     }
 
+    /// A captured calypso, which these stories befall.
+    pub fn captured(stories: Vec<Story>) -> Self {
+        let me = Self::calypso();
+        {
+            let mut state = me.state();
+            state.verdict = Verdict::Captured;
+            state.plans =
+                [story::plan(&[(Rung::Quiet, story::stop()), (Rung::Clean, story::rules())])]
+                    .into();
+            state.stories = stories.into();
+        }
+        me
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// What it was asked, without what asks nothing of the node.
+    pub fn asked(&self) -> Vec<String> {
+        self.state().asked.clone()
+    }
+
+    /// Consents it was given.
+    pub fn consents(&self) -> Vec<Consent> {
+        let asked = self.asked();
+        let heals = asked.iter().filter_map(|a| a.strip_prefix("heal "));
+        heals.map(|h| serde_json::from_str(h.split_once(' ').unwrap().1).unwrap()).collect()
+    }
+
     fn note(&self, what: impl Into<String>) {
-        self.asked.lock().unwrap().push(what.into());
+        self.state().asked.push(what.into());
     }
 
     /// Serves over TLS with the certificate in one directory of the desk, believing clients of one authority.
@@ -102,14 +161,15 @@ impl Lifeline for Shared {
         _: Request<wire::StatusRequest>,
     ) -> Result<Response<wire::StatusReply>, Status> {
         self.0.note("status");
-        let verdict = *self.0.verdict.lock().unwrap();
+        let state = self.0.state();
         Ok(Response::new(wire::StatusReply {
             version: "0.1.0".into(),
             node: self.0.node.clone(),
             cluster: self.0.cluster.clone(),
             mode: "guard".into(),
-            verdict: number(verdict),
-            summary: format!("it is {verdict}"),
+            verdict: number(state.verdict),
+            summary: format!("it is {}", state.verdict),
+            incident: state.running.clone(),
             boot_id: "b".into(),
             age_ms: 1200,
             baseline: "learned".into(),
@@ -122,56 +182,138 @@ impl Lifeline for Shared {
         _: Request<wire::DiagnoseRequest>,
     ) -> Result<Response<wire::DiagnoseReply>, Status> {
         self.0.note("diagnose");
-        let verdict = *self.0.verdict.lock().unwrap();
-        let diagnosis = serde_json::to_string(&diagnosis(verdict)).unwrap();
-        Ok(Response::new(wire::DiagnoseReply { verdict: number(verdict), diagnosis }))
+        let mut state = self.0.state();
+        let mut d = diagnosis(state.verdict);
+        d.guarded = state.guarded > 0;
+        state.guarded = state.guarded.saturating_sub(1);
+        let diagnosis = serde_json::to_string(&d).unwrap();
+        Ok(Response::new(wire::DiagnoseReply { verdict: number(state.verdict), diagnosis }))
     }
 
     async fn plan(
         &self,
         _: Request<wire::PlanRequest>,
     ) -> Result<Response<wire::PlanReply>, Status> {
-        Err(Status::unimplemented("plan"))
+        self.0.note("plan");
+        let mut state = self.0.state();
+        let plan = match state.plans.len() {
+            1 => state.plans[0].clone(),
+            _ => state.plans.pop_front().unwrap(),
+        };
+        let diagnosis = serde_json::to_string(&diagnosis(state.verdict)).unwrap();
+        Ok(Response::new(wire::PlanReply { verdict: number(state.verdict), diagnosis, ..plan }))
     }
 
     async fn heal(
         &self,
-        _: Request<wire::HealRequest>,
+        r: Request<wire::HealRequest>,
     ) -> Result<Response<wire::HealReply>, Status> {
-        Err(Status::unimplemented("heal"))
+        let r = r.into_inner();
+        self.0.note(format!("heal {} {}", r.request_id, r.consent));
+        let mut state = self.0.state();
+        if let Some(no) = state.refuses.take() {
+            return Err(no);
+        }
+        let known = state.opened.iter().position(|(id, _)| *id == r.request_id);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let story = state.stories.pop_front().unwrap();
+                state.opened.push((r.request_id, story));
+                state.opened.len() - 1
+            }
+        };
+        if state.lost > 0 {
+            state.lost -= 1;
+            return Err(Status::unavailable("the answer was lost"));
+        }
+        let incident = format!("i-{}", at + 1);
+        Ok(Response::new(wire::HealReply { incident, repeated: known.is_some() }))
     }
 
     type WatchStream = Lines;
 
-    async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Lines>, Status> {
-        Ok(Response::new(Box::pin(tokio_stream::empty().map(Ok))))
+    async fn watch(&self, r: Request<wire::WatchRequest>) -> Result<Response<Lines>, Status> {
+        let r = r.into_inner();
+        self.0.note(format!("watch {} {}", r.incident, r.since));
+        let mut state = self.0.state();
+        let at = r.incident.strip_prefix("i-").and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
+        let Some((_, story)) = at.checked_sub(1).and_then(|at| state.opened.get_mut(at)) else {
+            return Err(Status::not_found(format!("there is no incident {}", r.incident)));
+        };
+        let breaks = story.breaks_after.take();
+        let (lines, hangs, heals) = (story.lines.clone(), story.hangs, story.heals);
+        let numbered = lines
+            .into_iter()
+            .enumerate()
+            .map(|(i, what)| Ok(wire::WatchReply { number: i as u64 + 1, what: Some(what) }));
+        let mut told: Vec<_> = numbered.take(breaks.unwrap_or(usize::MAX)).collect();
+        told.drain(..told.len().min(usize::try_from(r.since).unwrap()));
+        if breaks.is_some() {
+            told.push(Err(Status::unavailable("the agent is being restarted")));
+        } else if !hangs {
+            state.running.clear();
+            if heals {
+                state.verdict = Verdict::Healthy;
+                state.plans = [story::plan(&[])].into();
+            }
+        }
+        let told = tokio_stream::iter(told);
+        Ok(Response::new(if hangs {
+            Box::pin(told.chain(tokio_stream::pending()))
+        } else {
+            Box::pin(told)
+        }))
     }
 
     async fn cancel(
         &self,
-        _: Request<wire::CancelRequest>,
+        r: Request<wire::CancelRequest>,
     ) -> Result<Response<wire::CancelReply>, Status> {
-        Err(Status::unimplemented("cancel"))
+        let incident = r.into_inner().incident;
+        self.0.note(format!("cancel {incident}"));
+        for (_, story) in &mut self.0.state().opened {
+            story.hangs = false;
+        }
+        Ok(Response::new(wire::CancelReply { incident }))
     }
 
     async fn undo(
         &self,
-        _: Request<wire::UndoRequest>,
+        r: Request<wire::UndoRequest>,
     ) -> Result<Response<wire::UndoReply>, Status> {
-        Err(Status::unimplemented("undo"))
+        self.0.note(format!("undo {}", r.into_inner().run));
+        let lines = vec!["policy rules (IPv4): put back".into()];
+        Ok(Response::new(wire::UndoReply { ending: "rolled-back".into(), lines }))
     }
 
     async fn history(
         &self,
         _: Request<wire::HistoryRequest>,
     ) -> Result<Response<wire::HistoryReply>, Status> {
-        Err(Status::unimplemented("history"))
+        let item = |at: usize| wire::HistoryItem {
+            incident: format!("i-{}", at + 1),
+            opened_wall_ms: 1_760_356_800_000,
+            by: "operator alice".into(),
+            ending: "recovered".into(),
+            runs: vec!["r-1".into(), "r-2".into()],
+            findings: vec![story::FINDING.into()],
+        };
+        let items = (0..self.0.state().opened.len()).rev().map(item).collect();
+        Ok(Response::new(wire::HistoryReply { items }))
     }
 
     async fn baseline(
         &self,
-        _: Request<wire::BaselineRequest>,
+        r: Request<wire::BaselineRequest>,
     ) -> Result<Response<wire::BaselineReply>, Status> {
-        Err(Status::unimplemented("baseline"))
+        let verb = r.into_inner().verb();
+        self.0.note(format!("baseline {verb:?}"));
+        let baseline = serde_json::to_string(&Baseline::default()).unwrap();
+        let differences = match verb {
+            wire::baseline_request::Verb::Show => vec!["rule 5270 lookup 52 is new".into()],
+            _ => vec![],
+        };
+        Ok(Response::new(wire::BaselineReply { baseline, differences }))
     }
 }

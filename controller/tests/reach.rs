@@ -40,21 +40,21 @@ async fn a_healthy_node_is_said_so_in_both_formats() {
     let json = desk.ctl(&["status", "calypso", "-o", "json"]).await.exits(0).json();
     assert_eq!(json["nodes"][0]["verdict"], "Healthy");
     assert_eq!(json["nodes"][0]["via"], at.to_string());
-    assert_eq!(agent.asked.lock().unwrap().as_slice(), ["status", "status"]);
+    assert_eq!(agent.asked(), ["status", "status"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_not_well_exits_with_three() {
     let desk = Desk::new().await;
     let (at, agent) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
-    *agent.verdict.lock().unwrap() = Verdict::Captured;
+    agent.state().verdict = Verdict::Captured;
     desk.configure(&[at]);
     desk.ctl(&["status"]).await.exits(3);
     let ran = desk.ctl(&["diagnose", "calypso"]).await.exits(3);
     assert!(ran.stdout.starts_with("calypso is Captured\n"), "{}", ran.stdout);
     let json = desk.ctl(&["diagnose", "calypso", "-o", "json"]).await.exits(3).json();
     assert_eq!(json["diagnosis"]["verdict"], "captured");
-    *agent.verdict.lock().unwrap() = Verdict::Moved;
+    agent.state().verdict = Verdict::Moved;
     desk.ctl(&["diagnose", "calypso"]).await.exits(0);
 }
 
@@ -107,7 +107,7 @@ async fn an_agent_of_another_authority_is_not_believed() {
     desk.configure(&[at]);
     let ran = desk.ctl(&["status"]).await.exits(1);
     ran.says("its certificate was not issued by the authority in your configuration");
-    assert!(agent.asked.lock().unwrap().is_empty());
+    assert!(agent.asked().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +121,7 @@ async fn an_agent_that_does_not_know_our_authority_says_so_late_and_is_understoo
         ran.says("your client certificate was not accepted: ")
             .says("Hint: check yours: ctl pki show");
     }
-    assert!(agent.asked.lock().unwrap().is_empty());
+    assert!(agent.asked().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +131,7 @@ async fn another_nodes_agent_is_not_taken_for_this_one() {
     desk.configure(&[at]);
     let ran = desk.ctl(&["status"]).await.exits(1);
     ran.says("its certificate is for styx, 127.0.0.1, not for calypso").says("[nodes.calypso]");
-    assert!(agent.asked.lock().unwrap().is_empty());
+    assert!(agent.asked().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,7 +57,7 @@ pub fn render(node: &str, d: &Diagnosis, paint: Paint) -> String {
     let mut text = format!("{node} is {}{guard}\n", words::verdict(d.verdict, paint));
     let mut line = |indent: usize, s: &str| {
         // Writing to a String cannot fail.
-        drop(writeln!(text, "{:indent$}{s}", ""));
+        let _ = writeln!(text, "{:indent$}{s}", "");
     };
     if !d.summary.is_empty() {
         line(0, &d.summary);

@@ -1,5 +1,12 @@
 //! One file for each verb: its arguments, what it does, what it prints.
 
+pub mod baseline;
 pub mod diagnose;
+pub mod heal;
+pub mod history;
 pub mod pki;
+pub mod plan;
+pub mod report;
 pub mod status;
+pub mod undo;
+pub mod watch;

@@ -139,7 +139,10 @@ fn json(card: &Card) -> CardJson<'_> {
             (None, Some(_)) => "authority",
             (None, None) => "unknown",
         },
-        cluster: whose.as_ref().map(|s| s.cluster.clone()).or(card.authority().map(Into::into)),
+        cluster: whose
+            .as_ref()
+            .map(|s| s.cluster.clone())
+            .or_else(|| card.authority().map(Into::into)),
         name: whose.map(|s| s.name),
         valid_from: moment(card.from_s),
         valid_until: moment(card.until_s),

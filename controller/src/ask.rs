@@ -1,0 +1,55 @@
+//! Asking the operator: typed, never assumed.
+
+use crate::error::CommandError;
+use crate::out::{Out, Tone};
+use std::io::{self, Write};
+
+/// Refuses when nobody can be asked and nobody said yes beforehand.
+pub fn can_ask(out: Out, yes: bool, what: &str) -> Result<(), CommandError> {
+    if yes || out.interactive {
+        return Ok(());
+    }
+    Err(CommandError::usage(format!(
+        "{what}: there is no terminal to ask on, and --yes was not given"
+    ))
+    .hinted("nothing was done; add --yes to agree beforehand, or look first: ctl plan NODE"))
+}
+
+/// Asks a question that only a typed `y` or `yes` answers with yes. The end of input is no.
+pub async fn confirm(out: Out, yes: bool, question: &str) -> Result<bool, CommandError> {
+    can_ask(out, yes, question)?;
+    if yes {
+        out.say(format!("{question} yes (--yes)"));
+        return Ok(true);
+    }
+    {
+        let mut stderr = io::stderr().lock();
+        let text = format!("{} [y/N] ", out.progress.tone(Tone::Strong, question));
+        stderr
+            .write_all(text.as_bytes())
+            .and_then(|()| stderr.flush())
+            .map_err(CommandError::failed)?;
+    }
+    // On a thread of its own: Ctrl-C must be heard meanwhile, and is, by whoever called.
+    let line = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let line = line.await.map_err(CommandError::failed)?.map_err(CommandError::failed)?;
+    Ok(is_yes(&line))
+}
+
+fn is_yes(line: &str) -> bool {
+    matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_yes_is_yes() {
+        assert!([" y\n", "YES\r\n", "yes"].iter().all(|l| is_yes(l)));
+        assert!(!["", "\n", "n", "yess", "yep", "j", "1"].iter().any(|l| is_yes(l)));
+    }
+}

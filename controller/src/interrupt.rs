@@ -1,0 +1,10 @@
+//! Ctrl-C: stops what this program does, never what an agent does.
+
+/// Runs to the end, or until Ctrl-C (`None`).
+pub async fn interruptible<T>(work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        // An error means that Ctrl-C cannot be heard; then it still ends the program as the system does it.
+        Ok(()) = tokio::signal::ctrl_c() => None,
+    }
+}

@@ -1,0 +1,205 @@
+//! An incident as it was watched: every line once, in order, whatever the connection did meanwhile.
+
+use crate::words::clock;
+use lifeline_core::engine::{Entry, Event};
+use lifeline_core::op::NodeOp;
+use lifeline_core::plan::NodePlan;
+use lifeline_core::report::{self, Incident, Note, Run};
+use lifeline_proto::v1::watch_reply::What;
+use lifeline_proto::v1::{End, WatchReply};
+use serde::Serialize;
+
+/// One run of the incident.
+#[derive(Debug)]
+pub struct RunRecord {
+    /// Its id.
+    pub id: String,
+    /// Its rung.
+    pub rung: String,
+    /// Its journal.
+    pub entries: Vec<Entry<NodeOp>>,
+}
+
+impl RunRecord {
+    fn plan(&self) -> Option<&NodePlan> {
+        match &self.entries.first()?.event {
+            Event::Opened { plan, .. } => Some(plan),
+            _ => None,
+        }
+    }
+}
+
+/// The incident so far.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// Its id.
+    pub incident: String,
+    /// Number of the last line seen.
+    pub seen: u64,
+    /// Its runs.
+    pub runs: Vec<RunRecord>,
+    /// What was noted between them.
+    pub notes: Vec<Note>,
+    /// Its end.
+    pub end: Option<End>,
+    /// Lines that could not be read; a newer agent wrote them.
+    pub strange: u32,
+}
+
+/// A line as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// Its number within the incident.
+    pub number: u64,
+    /// Time of day, UTC.
+    pub at: String,
+    /// `agent`, a rung's name, or `end`.
+    pub part: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// A run in the JSON of `heal`, `watch` and `report`.
+#[derive(Debug, Serialize)]
+pub struct RunJson {
+    run: String,
+    rung: String,
+    /// `null` while it goes on.
+    ending: Option<&'static str>,
+    steps: Vec<StepJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct StepJson {
+    what: String,
+    kind: &'static str,
+    /// `null` when it was not reached, or was cut off.
+    outcome: Option<String>,
+    undone: Option<String>,
+    irreversible: Option<&'static str>,
+}
+
+impl Record {
+    /// An incident of which nothing has been seen.
+    pub fn new(incident: &str) -> Self {
+        Self { incident: incident.into(), ..Self::default() }
+    }
+
+    /// Takes a line in; `None` when it had been seen before, or says nothing.
+    pub fn take(&mut self, reply: WatchReply) -> Option<Line> {
+        if reply.number <= self.seen {
+            return None;
+        }
+        self.seen = reply.number;
+        let number = reply.number;
+        let line = |at: u64, part: &str, text: String| Line {
+            number,
+            at: clock(at),
+            part: part.into(),
+            text,
+        };
+        match reply.what? {
+            What::Line(l) => {
+                let at = match self.runs.iter().position(|r| r.id == l.run) {
+                    Some(at) => at,
+                    None => {
+                        let (id, rung) = (l.run.clone(), l.rung.clone());
+                        self.runs.push(RunRecord { id, rung, entries: Vec::new() });
+                        self.runs.len() - 1
+                    }
+                };
+                let run = &mut self.runs[at];
+                let Ok(entry) = serde_json::from_str::<Entry<NodeOp>>(&l.json) else {
+                    self.strange += 1;
+                    return Some(line(0, &l.rung, l.text));
+                };
+                let wall = entry.stamp.wall_ms;
+                run.entries.push(entry);
+                let said = run.entries.last().map(|e| report::say(&e.event, run.plan()));
+                Some(line(wall, &l.rung, said.unwrap_or(l.text)))
+            }
+            What::Note(n) => {
+                self.notes.push(Note { wall_ms: n.wall_ms, text: n.text.clone() });
+                Some(line(n.wall_ms, "agent", n.text))
+            }
+            What::End(e) => {
+                let said = if e.text.is_empty() {
+                    e.ending.clone()
+                } else {
+                    format!("{}: {}", e.ending, e.text)
+                };
+                let line = line(e.wall_ms, "end", said);
+                self.end = Some(e);
+                Some(line)
+            }
+        }
+    }
+
+    /// Its ending, `None` while it goes on.
+    pub fn ending(&self) -> Option<&str> {
+        self.end.as_ref().map(|e| e.ending.as_str())
+    }
+
+    /// The runs as core's report takes them.
+    pub fn borrowed(&self) -> Vec<Run<'_>> {
+        self.runs.iter().map(|r| Run { id: &r.id, entries: &r.entries }).collect()
+    }
+
+    /// The runs for machines.
+    pub fn json(&self) -> Vec<RunJson> {
+        let runs = self.runs.iter().zip(self.borrowed());
+        runs.map(|(r, run)| RunJson {
+            run: r.id.clone(),
+            rung: r.rung.clone(),
+            ending: run.ending().map(report::ending_word),
+            steps: run
+                .steps()
+                .iter()
+                .map(|s| StepJson {
+                    what: s.op.to_string(),
+                    kind: s.op.kind(),
+                    outcome: s.ended.map(|(_, o)| report::outcome_words(o)),
+                    undone: s.undone.map(|(_, o)| report::outcome_words(o)),
+                    irreversible: s.irreversible,
+                })
+                .collect(),
+        })
+        .collect()
+    }
+
+    /// The report in Markdown.
+    pub fn markdown(&self, node: &str, proof: &[String]) -> String {
+        let incident = Incident {
+            node: node.into(),
+            id: self.incident.clone(),
+            notes: self.notes.clone(),
+            end: self.end.as_ref().map(|e| report::End {
+                wall_ms: e.wall_ms,
+                ending: e.ending.clone(),
+                text: e.text.clone(),
+            }),
+            proof: proof.to_vec(),
+        };
+        report::markdown(&incident, &self.borrowed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeline_proto::v1::Note as WireNote;
+
+    fn note(number: u64, text: &str) -> WatchReply {
+        let note = WireNote { wall_ms: 1000, kind: "guard".into(), text: text.into() };
+        WatchReply { number, what: Some(What::Note(note)) }
+    }
+
+    #[test]
+    fn a_line_that_comes_twice_counts_once() {
+        let mut record = Record::new("i-1");
+        assert_eq!(record.take(note(1, "a")).unwrap().text, "a");
+        assert_eq!(record.take(note(1, "a")), None);
+        assert_eq!(record.take(note(2, "b")).unwrap().at, "00:00:01");
+        assert_eq!((record.seen, record.notes.len()), (2, 2));
+    }
+}
