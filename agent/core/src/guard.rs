@@ -121,7 +121,17 @@ pub fn wanted(
         if guards.is_empty() && !mirrored {
             continue;
         }
-        match place(family, rules, base) {
+        let captor = caught
+            .iter()
+            .filter(|c| c.expected.prefix.family() == family)
+            .filter_map(|c| match &c.answer {
+                Answer::Leaves { pref, table, .. } => (*table != TABLE_MAIN).then_some(*pref),
+                Answer::Refused { pref, .. } | Answer::Unknown { pref } => Some(*pref),
+                Answer::Local | Answer::NoRoute => None,
+            })
+            .min()
+            .filter(|_| !guards.is_empty());
+        match place(family, rules, base, captor) {
             Ok([path, stop, guard]) => {
                 if mirrored {
                     out.rules.push(lifeline(family, path, Action::Lookup(TABLE_MIRROR), policy));
@@ -153,12 +163,16 @@ fn guards(
     let mine = |e: &Expected| e.prefix.family() == family;
     let mut captors = Vec::new();
     let mut needed = false;
+    let main_is_right = |e: &Expected| {
+        let in_main = fib::lookup(&[only_main(family)], routes, &flow(e, &base.cluster));
+        e.path.as_ref().is_some_and(|path| fib::same(&in_main, path))
+    };
     for c in caught.iter().filter(|c| mine(c.expected)) {
         let by_rule = match &c.answer {
             Answer::Leaves { table, .. } => *table != TABLE_MAIN,
             Answer::Refused { table, .. } => *table != Some(TABLE_MAIN),
-            // Nothing leads anywhere (a rule or route is missing): only the mirror can help.
-            Answer::NoRoute => false,
+            // Nothing leads anywhere: with main's own rule gone (R13) ours can stand for it, with a route gone only the mirror.
+            Answer::NoRoute => main_is_right(c.expected),
             Answer::Local => true,
             Answer::Unknown { .. } => true,
         };
@@ -174,9 +188,10 @@ fn guards(
     let mut rules: Vec<Rule> = Vec::new();
     for e in base.expected.iter().filter(|e| mine(e)) {
         // Never one whose healthy path is a tunnel in a table of its own.
-        let Some(path) = e.path.as_ref().filter(|p| p.table == TABLE_MAIN) else { continue };
-        let in_main = fib::lookup(&[only_main(family)], routes, &flow(e, &base.cluster));
-        let table = if fib::same(&in_main, path) {
+        if e.path.as_ref().is_none_or(|p| p.table != TABLE_MAIN) {
+            continue;
+        }
+        let table = if main_is_right(e) {
             TABLE_MAIN
         } else if stand == Stand::GuardByMirror && mirrored {
             TABLE_MIRROR
@@ -206,13 +221,19 @@ fn guards(
 }
 
 /// Preferences for the lifeline rule, the stop behind it, and the guard.
-fn place(family: Family, rules: &[Rule], base: &Baseline) -> Result<[u32; 3], String> {
+fn place(
+    family: Family,
+    rules: &[Rule],
+    base: &Baseline,
+    captor: Option<u32>,
+) -> Result<[u32; 3], String> {
     let of_family = || rules.iter().filter(|r| r.family == family);
     let known =
         |r: &Rule| base.rules.contains(r) || matches!(r.action, Action::Lookup(TABLE_LOCAL));
     // In front of the first rule that is neither ours nor the healthy node's: it may capture, now or in a moment. Without
-    // one, in front of main.
-    let first =
+    // one, in front of main. And in front of whoever captures now, even if the healthy node has that rule too: a tunnel
+    // that was harmless yesterday.
+    let stranger =
         of_family().filter(|r| !fib::is_ours(r) && !known(r)).map(|r| r.pref).min().unwrap_or_else(
             || {
                 of_family()
@@ -222,6 +243,7 @@ fn place(family: Family, rules: &[Rule], base: &Baseline) -> Result<[u32; 3], St
                     .unwrap_or(32_766)
             },
         );
+    let first = captor.map_or(stranger, |c| c.min(stranger));
     // Behind `local` and behind what the healthy node has in front of that.
     let floor = of_family()
         .filter(|r| !fib::is_ours(r) && known(r) && r.pref < first)

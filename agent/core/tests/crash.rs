@@ -11,15 +11,17 @@ mod world;
 
 use lifeline_core::clock::Stamp;
 use lifeline_core::diagnosis::Health;
-use lifeline_core::engine::{self, Ending, Entry, Event, Journal};
+use lifeline_core::engine::{self, Ending, Event, Journal};
 use lifeline_core::net::Family;
 use lifeline_core::observation::{
     Action, Backend, Chain, Dialect, Hop, Mark, Netns, NfRule, NfTable, Observation, Process,
     Resolv, Route, RouteKind, Rule,
 };
-use lifeline_core::op::{NodeOp, Now, Op, Prefs, ProcessId, Undo};
+use lifeline_core::op::{NodeOp, Prefs, ProcessId};
 use lifeline_core::plan::{FORMAT, NodePlan, OnUnhealthy, Plan, Rung, Step};
-use world::{Cut, Extra, Hands, Node, Paper, Shared, World, block_on};
+use world::{
+    Cut, Extra, Hands, Node, Shared, World, as_it_was, block_on, cuts, judge, open, resume, settled,
+};
 
 fn plan(rung: Rung, policy: OnUnhealthy, ops: Vec<NodeOp>) -> NodePlan {
     let steps = (0..)
@@ -208,32 +210,6 @@ fn plans(policy: OnUnhealthy) -> Vec<NodePlan> {
     ]
 }
 
-fn settled(node: &Node, op: &NodeOp) -> bool {
-    let now = node.look(op);
-    // A restart has no wanted state but "not the invocation it had": the world starts at 0.
-    if let NodeOp::Restarted { .. } = op {
-        return node.extra.invocations > 0;
-    }
-    op.compare(&now, &now) == Now::Settled
-}
-
-/// A judge to whom a node is well when all the plan wants is so.
-fn judge(plan: &NodePlan) -> impl Fn(&Node) -> Health + Send + 'static {
-    let ops: Vec<NodeOp> = plan.steps.iter().map(|s| s.op.clone()).collect();
-    move |node| if ops.iter().all(|op| settled(node, op)) { Health::Well } else { Health::Unwell }
-}
-
-fn open(world: &Shared, plan: &NodePlan) -> Paper {
-    let mut paper = Paper { world: world.clone(), entries: vec![] };
-    let stamp = Stamp { boot: "boot-1".into(), ms: 1_000, wall_ms: 0 };
-    paper.entries.push(Entry {
-        seq: 0,
-        stamp,
-        event: Event::Opened { plan: plan.clone(), by: "test".into() },
-    });
-    paper
-}
-
 /// Kernel state after a reboot: nothing of the culprit's, nothing of ours; the disk as it was.
 fn reboot(world: &Shared) {
     let mut w = world.lock().unwrap();
@@ -246,36 +222,6 @@ fn reboot(world: &Shared) {
     s.netfilter.clear();
     s.sysctls.insert("net.ipv4.conf.all.src_valid_mark".into(), "0".into());
     w.node.extra.flows = 0;
-}
-
-/// Goes on after a crash, without further ones.
-fn resume(
-    world: &Shared,
-    entries: Vec<Entry<lifeline_core::op::NodeOp>>,
-) -> (Ending, Vec<Entry<NodeOp>>) {
-    {
-        let mut w = world.lock().unwrap();
-        w.dead = false;
-        w.cut = Cut::Never;
-    }
-    let mut paper = Paper { world: world.clone(), entries };
-    let ending =
-        block_on(engine::run(&mut Hands(world.clone()), &mut paper)).expect("no crash is left");
-    (ending, paper.entries.clone())
-}
-
-/// As it was, but for what is declared irreversible.
-fn as_it_was(before: &Node, after: &Node, plan: &NodePlan) -> Result<(), String> {
-    for step in &plan.steps {
-        let (b, a) = (before.look(&step.op), after.look(&step.op));
-        if matches!(step.op.undo(&b), Undo::Irreversible(_)) {
-            continue;
-        }
-        if a != b && !matches!(a, lifeline_core::op::Seen::Prefs { prefs: None }) {
-            return Err(format!("{}: was {b:?}, is {a:?}", step.op.target()));
-        }
-    }
-    Ok(())
 }
 
 fn foreign_is_untouched(before: &Node, after: &Node) {
@@ -294,12 +240,6 @@ fn foreign_is_untouched(before: &Node, after: &Node) {
             .collect::<Vec<_>>()
     };
     assert_eq!(chains(before), chains(after), "netfilter of others");
-}
-
-fn cuts(appends: u32, acts: u32) -> Vec<Cut> {
-    let mut all: Vec<Cut> = (1..=appends).flat_map(|n| [Cut::Lost(n), Cut::Kept(n)]).collect();
-    all.extend((1..=acts).flat_map(|n| [Cut::BeforeAct(n), Cut::InAct(n), Cut::AfterAct(n)]));
-    all
 }
 
 /// How long an undisturbed run is, in appends and acts.

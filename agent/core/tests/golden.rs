@@ -3,7 +3,10 @@
 //! `tests/golden/CASE/observation.txt` is a look; `baseline.txt` says what the healthy node is: `learned CASE`, `accepted CASE`
 //! or `derived CASE`, from the look of a case (`derived .` from its own). `expected.txt` is written anew with `UPDATE=1`.
 
-use lifeline_core::baseline::{self, Baseline, Provenance};
+mod case;
+
+use case::{baseline_of, observation};
+use lifeline_core::baseline::Baseline;
 use lifeline_core::check::check;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::fib;
@@ -16,45 +19,6 @@ use lifeline_core::policy::Policy;
 use lifeline_core::text::{self, route_line, rule_line};
 use std::fmt::Write as _;
 use std::path::Path;
-
-type Failure = Box<dyn std::error::Error>;
-
-fn observation(case: &Path) -> Result<Observation, Failure> {
-    let path = case.join("observation.txt");
-    let read =
-        std::fs::read_to_string(&path).map_err(|e| format!("read {}: {e}", path.display()))?;
-    Ok(text::read(&read).map_err(|e| format!("{}: {e}", path.display()))?)
-}
-
-fn baseline_of(case: &Path) -> Result<Baseline, Failure> {
-    let line = std::fs::read_to_string(case.join("baseline.txt"))?;
-    let (how, of) = line.trim().split_once(' ').ok_or("baseline.txt: HOW CASE")?;
-    let seen = observation(&case.join("..").join(if of == "." {
-        case.file_name().and_then(|n| n.to_str()).unwrap_or(of)
-    } else {
-        of
-    }))?;
-    let derived = baseline::derive(&seen);
-    if how == "derived" {
-        return Ok(derived);
-    }
-    // A node is accepted as it stands, and learnt from only when it is well by that very measure.
-    let policy = Policy::default();
-    let accepted = baseline::accept(&seen, &judge(&seen, &derived, &policy), None)?;
-    match how {
-        "accepted" => Ok(accepted),
-        "learned" => {
-            let diag = judge(&seen, &accepted, &policy);
-            let learned =
-                baseline::learn(&seen, &diag, None).map_err(|e| format!("learn from {of}: {e}"))?;
-            assert_eq!(learned.provenance, Provenance::Learned);
-            Ok(learned)
-        }
-        other => {
-            Err(format!("baseline.txt: {other:?} is none of learned, accepted, derived").into())
-        }
-    }
-}
 
 fn golden(path: &Path) -> datatest_stable::Result<()> {
     let case = path.parent().ok_or("a case is a folder")?;

@@ -1,14 +1,21 @@
 //! A node made of its own observation: looks read it, acts change it, a power cut makes the kernel forget.
 #![allow(dead_code, reason = "shared by several test files, each of which uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use core::cell::RefCell;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
 use lifeline_core::clock::Stamp;
 use lifeline_core::diagnosis::Health;
-use lifeline_core::engine::{Entry, Event, Failure, Host, Journal, Judgement};
+use lifeline_core::engine::{self, Ending, Entry, Event, Failure, Host, Journal, Judgement};
 use lifeline_core::observation::{NfTable, Observation};
-use lifeline_core::op::{NodeOp, PlacedRule, Prefs, Seen};
+use lifeline_core::op::{NodeOp, Now, Op, PlacedRule, Prefs, Seen, Undo};
+use lifeline_core::plan::NodePlan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
@@ -378,4 +385,63 @@ fn put(t: &mut NfTable, p: &PlacedRule) {
         .nth(p.place as usize - 1)
         .map_or(t.rules.len(), |(i, _)| i);
     t.rules.insert(at, p.rule.clone());
+}
+
+pub fn settled(node: &Node, op: &NodeOp) -> bool {
+    let now = node.look(op);
+    // A restart has no wanted state but "not the invocation it had": the world starts at 0.
+    if let NodeOp::Restarted { .. } = op {
+        return node.extra.invocations > 0;
+    }
+    op.compare(&now, &now) == Now::Settled
+}
+
+/// A judge to whom a node is well when all the plan wants is so.
+pub fn judge(plan: &NodePlan) -> impl Fn(&Node) -> Health + Send + 'static {
+    let ops: Vec<NodeOp> = plan.steps.iter().map(|s| s.op.clone()).collect();
+    move |node| if ops.iter().all(|op| settled(node, op)) { Health::Well } else { Health::Unwell }
+}
+
+pub fn open(world: &Shared, plan: &NodePlan) -> Paper {
+    let mut paper = Paper { world: world.clone(), entries: vec![] };
+    let stamp = Stamp { boot: "boot-1".into(), ms: 1_000, wall_ms: 0 };
+    paper.entries.push(Entry {
+        seq: 0,
+        stamp,
+        event: Event::Opened { plan: plan.clone(), by: "test".into() },
+    });
+    paper
+}
+
+/// Goes on after a crash, without further ones.
+pub fn resume(world: &Shared, entries: Vec<Entry<NodeOp>>) -> (Ending, Vec<Entry<NodeOp>>) {
+    {
+        let mut w = world.lock().unwrap();
+        w.dead = false;
+        w.cut = Cut::Never;
+    }
+    let mut paper = Paper { world: world.clone(), entries };
+    let ending =
+        block_on(engine::run(&mut Hands(world.clone()), &mut paper)).expect("no crash is left");
+    (ending, paper.entries.clone())
+}
+
+/// As it was, but for what is declared irreversible.
+pub fn as_it_was(before: &Node, after: &Node, plan: &NodePlan) -> Result<(), String> {
+    for step in &plan.steps {
+        let (b, a) = (before.look(&step.op), after.look(&step.op));
+        if matches!(step.op.undo(&b), Undo::Irreversible(_)) {
+            continue;
+        }
+        if a != b && !matches!(a, Seen::Prefs { prefs: None }) {
+            return Err(format!("{}: was {b:?}, is {a:?}", step.op.target()));
+        }
+    }
+    Ok(())
+}
+
+pub fn cuts(appends: u32, acts: u32) -> Vec<Cut> {
+    let mut all: Vec<Cut> = (1..=appends).flat_map(|n| [Cut::Lost(n), Cut::Kept(n)]).collect();
+    all.extend((1..=acts).flat_map(|n| [Cut::BeforeAct(n), Cut::InAct(n), Cut::AfterAct(n)]));
+    all
 }
