@@ -65,8 +65,8 @@ fn configure(machine: &Machine, mode: &str, ca: &Path) -> Result<()> {
     layer.write(
         "/etc/lifeline/agent.toml",
         format!(
-            "cluster = \"lab\"\nmode = \"{mode}\"\nlisten = \"{address}:7443\"\n\n[tls]\n\
-             ca = \"/etc/lifeline/ca.crt\"\ncert = \"/etc/lifeline/agent.crt\"\nkey = \"/etc/lifeline/agent.key\"\n"
+            "cluster = \"lab\"\nlisten = \"{address}:7443\"\n\n[tls]\nca = \"/etc/lifeline/ca.crt\"\n\
+             cert = \"/etc/lifeline/agent.crt\"\nkey = \"/etc/lifeline/agent.key\"\n\n[policy]\nmode = \"{mode}\"\n"
         ),
     )
 }
