@@ -1,12 +1,166 @@
 //! The hands' acts: each brings one object to the state its op wants, and a look shows how it stands. Doing it twice is doing
 //! it once; every wait has a bound; a child that was started has been reaped before an act returns.
 
+pub mod flows;
+pub mod link;
+pub mod netfilter;
 pub mod process;
+pub mod quarantine;
+pub mod resolv;
+pub mod routes;
+pub mod rules;
+pub mod sysctl;
 pub mod tailscale;
+pub mod unit;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lifeline_core::engine::Failure;
+use lifeline_core::op::{NodeOp, Prefs, Seen};
+
+use crate::netlink::Kernel;
+
+/// Where things are on this machine.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// `/etc/resolv.conf`.
+    pub resolv: PathBuf,
+    /// Where directories lie in quarantine, one for each run.
+    pub quarantine: PathBuf,
+    /// Lock files of iptables-legacy.
+    pub locks: netfilter::Locks,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            resolv: "/etc/resolv.conf".into(),
+            quarantine: "/var/lib/lifeline/quarantine".into(),
+            locks: netfilter::Locks {
+                shared: "/run/xtables.lock".into(),
+                own: "/run/lifeline/xtables.lock".into(),
+            },
+        }
+    }
+}
+
+/// What acts on this node, for one run.
+#[derive(Clone, Debug)]
+pub struct Hands {
+    kernel: Kernel,
+    paths: Paths,
+    run: String,
+}
+
+impl Hands {
+    /// Hands for a run; its id names what is put into quarantine.
+    pub fn new(kernel: Kernel, paths: Paths, run: impl Into<String>) -> Self {
+        Self { kernel, paths, run: run.into() }
+    }
+
+    fn store(&self) -> quarantine::Store {
+        quarantine::Store { root: self.paths.quarantine.clone(), run: self.run.clone() }
+    }
+
+    /// Looks at exactly that op's target.
+    ///
+    /// # Errors
+    /// When it could not be seen, which is never the same as not being there.
+    pub async fn look(&self, op: &NodeOp) -> Result<Seen, String> {
+        match op {
+            NodeOp::ExitNodeOff { process, socket }
+            | NodeOp::ExitNodeOn { process, socket, .. } => tailscale::look(process, socket).await,
+            NodeOp::Stopped { process, .. } => process::look(process).await,
+            NodeOp::Rules { family, absent, present } => {
+                rules::look(&self.kernel, *family, absent, present).await
+            }
+            NodeOp::Routes { family, table, absent, present } => {
+                routes::look(&self.kernel, *family, *table, absent, present).await
+            }
+            NodeOp::Netfilter { .. } => match table_of(op) {
+                Some(target) => netfilter::look(&target).await,
+                None => Err("look at a netfilter table: it is none".to_owned()),
+            },
+            NodeOp::LinkGone { name, .. } => link::look(&self.kernel, name).await,
+            NodeOp::ResolvConf { .. } => resolv::look(&self.paths.resolv).await,
+            NodeOp::Sysctl { key, .. } => sysctl::look(key).await,
+            NodeOp::Quarantined { path } => quarantine::look(&self.store(), path, "").await,
+            NodeOp::Released { path, quarantine } => {
+                quarantine::look(&self.store(), path, quarantine).await
+            }
+            NodeOp::FlowsGone { sources, dead_to } => flows::look(&doomed(sources, dead_to)).await,
+            NodeOp::Restarted { unit } => {
+                unit::look(&unit::bus().await.map_err(|f| f.why)?, unit).await
+            }
+        }
+    }
+
+    /// Brings that op's target to its wanted state; `before` is what was seen before the first attempt.
+    ///
+    /// # Errors
+    /// When it could not; a look tells how far it got.
+    pub async fn act(&self, op: &NodeOp, before: &Seen) -> Result<(), Failure> {
+        match op {
+            NodeOp::ExitNodeOff { process, socket } => {
+                tailscale::set(process, socket, &Prefs::default()).await
+            }
+            NodeOp::ExitNodeOn { process, socket, prefs } => {
+                tailscale::set(process, socket, prefs).await
+            }
+            NodeOp::Stopped { process, grace_ms } => process::stop(process, *grace_ms).await,
+            NodeOp::Rules { family, absent, present } => {
+                rules::act(&self.kernel, *family, absent, present).await
+            }
+            NodeOp::Routes { family, table, absent, present } => {
+                routes::act(&self.kernel, *family, *table, absent, present).await
+            }
+            NodeOp::Netfilter { .. } => match table_of(op) {
+                Some(target) => netfilter::act(&target, &self.paths.locks).await,
+                None => Err(lasting("change a netfilter table: it is none")),
+            },
+            NodeOp::LinkGone { name, kind } => link::act(&self.kernel, name, kind).await,
+            NodeOp::ResolvConf { wanted } => resolv::act(&self.paths.resolv, wanted).await,
+            NodeOp::Sysctl { key, value } => sysctl::act(key, value).await,
+            NodeOp::Quarantined { path } => quarantine::put(&self.store(), path).await,
+            NodeOp::Released { path, quarantine } => {
+                quarantine::release(&self.store(), path, quarantine).await
+            }
+            NodeOp::FlowsGone { sources, dead_to } => flows::act(&doomed(sources, dead_to)).await,
+            NodeOp::Restarted { unit } => unit::act(&unit::bus().await?, unit, before).await,
+        }
+    }
+}
+
+fn doomed(sources: &[std::net::IpAddr], dead_to: &[std::net::IpAddr]) -> flows::Doomed {
+    flows::Doomed { sources: sources.to_vec(), dead_to: dead_to.to_vec() }
+}
+
+fn table_of(op: &NodeOp) -> Option<netfilter::Target<'_>> {
+    let NodeOp::Netfilter {
+        backend,
+        family,
+        table,
+        dialect,
+        absent,
+        absent_chains,
+        present_chains,
+        present,
+    } = op
+    else {
+        return None;
+    };
+    Some(netfilter::Target {
+        backend: *backend,
+        family: *family,
+        table,
+        dialect: *dialect,
+        absent,
+        absent_chains,
+        present_chains,
+        present,
+    })
+}
 
 /// A failure that trying again will not change.
 pub(crate) fn lasting(why: impl Into<String>) -> Failure {

@@ -51,6 +51,19 @@ impl Kernel {
         }
     }
 
+    /// Adds a rule as a dump brought it, behind all of its preference and even when the very same is there already.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub async fn copy_rule(&self, message: RuleMessage) -> Result<(), NetlinkError> {
+        let rule = rule_from(&message);
+        let what = || format!("add rule {} ({:?}) again", rule.pref, rule.action);
+        // "Replace" replaces nothing here; it only leaves out the flag by which the kernel refuses a second copy.
+        let mut request = self.handle.rule().add().replace();
+        *request.message_mut() = message;
+        self.write(what, request.execute()).await
+    }
+
     /// Deletes the *first* rule the message matches, with absent attributes as wildcards: see [`victim`].
     ///
     /// # Errors
