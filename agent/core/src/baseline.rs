@@ -9,8 +9,8 @@ use crate::evidence::{same_route, same_rule};
 use crate::fib;
 use crate::net::{Family, Prefix};
 use crate::observation::{
-    Addr, Cluster, Fate, Fdb, Link, Observation, Resolv, Route, RouteKind, Rule, SYSCTLS, Sense,
-    TABLE_MAIN, Through,
+    Addr, Cluster, Fate, Fdb, Link, Observation, Resolv, Route, RouteKind, Rule, Sense, TABLE_MAIN,
+    Through,
 };
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -143,10 +143,20 @@ pub fn derive(seen: &Observation) -> Baseline {
     let main: Vec<Route> =
         main(seen).filter(|r| r.dev().is_some_and(|d| !is_tunnel(seen, d))).cloned().collect();
     let mut base = build(seen, &rules, &main);
-    // It may have been changed already; only a healthy node says what it was.
-    base.sysctls.remove("net.ipv4.conf.all.src_valid_mark");
-    base.resolv = base.resolv.filter(|r| !crate::faults::tailscale::wrote(&r.text));
+    unlearn(&mut base, None);
     base
+}
+
+/// What a tunnel that is up has changed is no part of the healthy state: it goes away with the tunnel, or ought to.
+fn unlearn(base: &mut Baseline, previous: Option<&Baseline>) {
+    const KEY: &str = "net.ipv4.conf.all.src_valid_mark";
+    base.sysctls.remove(KEY);
+    if let Some(value) = previous.and_then(|p| p.sysctls.get(KEY)) {
+        base.sysctls.insert(KEY.to_string(), value.clone());
+    }
+    if base.resolv.as_ref().is_some_and(|r| crate::faults::tailscale::wrote(&r.text)) {
+        base.resolv = previous.and_then(|p| p.resolv.clone());
+    }
 }
 
 /// The healthy state, from a look at a node that is well without our guard.
@@ -224,6 +234,9 @@ fn take(
         if in_use && !rules.iter().any(|r| r.family == rule.family && r.action == rule.action) {
             return Err(format!("missing: {}", crate::text::rule_line(&rule)));
         }
+    }
+    if crate::faults::tailscale::is_up(seen) {
+        unlearn(&mut base, previous);
     }
     base.provenance = provenance;
     base.generation = previous.map_or(0, |p| p.generation) + 1;
@@ -315,12 +328,7 @@ fn build(seen: &Observation, rules: &[Rule], main: &[Route]) -> Baseline {
         expected,
         fdb: seen.fdb.iter().filter(|f| !f.dst.is_unspecified()).cloned().collect(),
         resolv: seen.resolv.clone(),
-        sysctls: seen
-            .sysctls
-            .iter()
-            .filter(|(k, _)| SYSCTLS.contains(&k.as_str()))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect(),
+        sysctls: seen.sysctls.clone(),
         gateway_mac: None,
     }
 }

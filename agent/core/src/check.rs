@@ -92,8 +92,9 @@ fn at_rung(op: &NodeOp) -> Option<&'static [Rung]> {
         | NodeOp::Netfilter { .. }
         | NodeOp::LinkGone { .. }
         | NodeOp::ResolvConf { .. }
-        | NodeOp::Sysctl { .. }
-        | NodeOp::Quarantined { .. } => Some(&[Rung::Clean]),
+        | NodeOp::Sysctl { .. } => Some(&[Rung::Clean]),
+        // Whose it is, is known only with the culprit at hand.
+        NodeOp::Quarantined { .. } => Some(&[Rung::Quiet]),
         NodeOp::Restarted { .. } => Some(&[Rung::Reconnect]),
         NodeOp::FlowsGone { .. } => None,
         // These undo; no plan begins with them.
@@ -170,13 +171,14 @@ fn one(step: &Step<NodeOp>, seen: &Observation, base: &Baseline) -> Vec<String> 
             if kind != "tun" {
                 out.push(format!("{name} is a {kind}, and only left-over tuns are deleted"));
             }
-            if seen.processes.iter().any(|p| p.tuns.contains(name)) {
+            if seen.processes.iter().any(|p| p.netns != Netns::Other && p.tuns.contains(name)) {
                 out.push(format!("a process holds {name}"));
             }
             out
         }
-        NodeOp::ResolvConf { wanted } => match &base.resolv {
-            Some(r) if r.text == wanted.text && r.link == wanted.link => Vec::new(),
+        NodeOp::ResolvConf { wanted } => match (&base.resolv, &seen.resolv) {
+            (Some(r), _) if r.text == wanted.text && r.link == wanted.link => Vec::new(),
+            (None, Some(r)) if r.backup.as_ref() == Some(&wanted.text) => Vec::new(),
             _ => [String::from("that is not the healthy node's resolv.conf")].into(),
         },
         NodeOp::Sysctl { key, value } => {

@@ -24,6 +24,8 @@ pub struct Stray {
     pub answer: Answer,
     /// Nothing took it: it would be right again if what the baseline has and the node lacks were there.
     pub lost: bool,
+    /// A route onto a wire stands in the very place of a healthy one, which is gone.
+    pub replaced: bool,
     /// Did it answer when called without our guard? `None` when it was not called.
     pub works: Option<bool>,
 }
@@ -183,13 +185,16 @@ impl<'a> Evidence<'a> {
         let flow = flow(&expected, &self.base.cluster);
         let answer = fib::lookup(&self.rules, &self.seen.routes, &flow);
         let right = fib::same(&answer, &path);
-        // What is missing goes behind what is there: an object that takes the place of a healthy one is a captor, no gap.
-        let with = |a: &[Rule], b: &[Rule]| [a, b].concat();
-        let lost = !right && {
-            let routes = [self.seen.routes.as_slice(), &self.missing_routes].concat();
-            let again = fib::lookup(&with(&self.rules, &self.missing_rules), &routes, &flow);
-            fib::same(&again, &path)
+        let again = |routes: &[Route]| {
+            let rules = [self.rules.as_slice(), &self.missing_rules].concat();
+            !right && fib::same(&fib::lookup(&rules, routes, &flow), &path)
         };
+        // What is missing goes behind what is there: an object in the place of a healthy one is somebody's, and no gap.
+        let behind = [self.seen.routes.as_slice(), &self.missing_routes].concat();
+        let before = [self.missing_routes.as_slice(), &self.seen.routes].concat();
+        let lost = again(&behind) || (!right && self.is_without_device(&answer, &path.dev));
+        let into_tunnel = matches!(&answer, Answer::Leaves { dev, .. } if self.is_tunnel(dev));
+        let replaced = !lost && !into_tunnel && again(&before);
         let asked =
             self.seen.lookups.iter().find(|l| l.dst == expected.ask && l.through == self.bare());
         if let Some(Lookup { fate, .. }) = asked {
@@ -215,7 +220,20 @@ impl<'a> Evidence<'a> {
             return;
         }
         let works = self.answers(&expected);
-        self.strays.push(Stray { expected, answer, lost, works });
+        self.strays.push(Stray { expected, answer, lost, replaced, works });
+    }
+
+    /// Its own device is gone, and nothing of anybody's leads it elsewhere: it falls through to `main` or nowhere.
+    fn is_without_device(&self, answer: &Answer, dev: &str) -> bool {
+        let falls = match answer {
+            Answer::NoRoute => true,
+            Answer::Leaves { table: TABLE_MAIN, dev, .. } => !self.is_tunnel(dev),
+            Answer::Leaves { .. }
+            | Answer::Local
+            | Answer::Refused { .. }
+            | Answer::Unknown { .. } => false,
+        };
+        falls && self.seen.link(dev).is_none_or(|l| !l.up)
     }
 
     /// A multipath route: the kernel may choose any live hop.
@@ -285,7 +303,7 @@ impl<'a> Evidence<'a> {
         let api = strays.iter().any(|s| s.expected.role == Role::Api);
         (api && self.api_works() == Some(false) && self.api_is_there())
             || strays.iter().any(|s| self.is_pods_leak(s))
-            || strays.iter().any(|s| self.is_node_cut_off(s))
+            || strays.iter().any(|s| self.is_overlay_leak(s))
     }
 
     /// Pods' traffic leaves by a device that is neither the pod network's nor a plain uplink.
@@ -298,16 +316,11 @@ impl<'a> Evidence<'a> {
             && (cni(&path.dev) || self.is_tunnel(dev))
     }
 
-    /// Another node that does not answer, and does along our own path: VXLAN's outer packets go astray.
-    fn is_node_cut_off(&self, s: &Stray) -> bool {
-        let lifeline = |p: &&crate::observation::Probe| {
-            p.through == Through::Lifeline && p.dst == s.expected.ask
-        };
+    /// VXLAN's outer packets to another node leave by somebody's tunnel: the pods' traffic inside goes along.
+    fn is_overlay_leak(&self, s: &Stray) -> bool {
         s.expected.role == Role::Node
-            && s.works == Some(false)
-            && self.seen.probes.iter().filter(lifeline).any(|p| {
-                matches!(p.reach, Reach::Echo | Reach::Refused | Reach::TcpOnly | Reach::Tls)
-            })
+            && self.base.fdb.iter().any(|f| f.dst == s.expected.ask)
+            && s.dev().is_some_and(|d| self.is_tunnel(d))
     }
 
     /// A device that leads into somebody's tunnel, rather than onto a wire.
@@ -339,16 +352,16 @@ impl<'a> Evidence<'a> {
     /// Does the node only go another way, which works? A new gateway, another uplink, a VPN somebody wants.
     pub fn has_moved(&self) -> bool {
         let proven = |s: &Stray| {
-            // Services and LAN are not called themselves; they are proven by a neighbour that goes the same way.
+            // Services, other nodes and the LAN are not called themselves: a neighbour that goes the same way speaks for them.
             let neighbour = |role| {
                 self.strays
                     .iter()
                     .any(|o| o.expected.role == role && o.dev() == s.dev() && o.works == Some(true))
             };
             match s.expected.role {
-                Role::Services => neighbour(Role::Api),
+                Role::Services | Role::Node => neighbour(Role::Api),
                 Role::Lan => neighbour(Role::Gateway),
-                Role::Api | Role::Gateway | Role::Node | Role::OwnPods | Role::RemotePods => {
+                Role::Api | Role::Gateway | Role::OwnPods | Role::RemotePods => {
                     s.works == Some(true)
                 }
             }

@@ -82,7 +82,7 @@ fn verdict(e: &Evidence<'_>) -> Verdict {
     if e.has_moved() {
         return Verdict::Moved;
     }
-    if e.strays.iter().any(|s| !s.lost) {
+    if e.strays.iter().any(|s| !s.lost && !s.replaced) {
         return Verdict::Captured;
     }
     if !e.strays.is_empty() || !e.missing_kernel_rules().is_empty() {
@@ -92,9 +92,7 @@ fn verdict(e: &Evidence<'_>) -> Verdict {
         Some(true) if kubelet_trouble(e).is_some() => Verdict::KubeletStuck,
         _ if !e.doubts.is_empty() => Verdict::Unknown,
         Some(true) => Verdict::Healthy,
-        // Forwarding is right and our marked call gets through where an unmarked one does not: something on this node
-        // treats them differently.
-        Some(false) if e.api.lifeline == Some(true) => Verdict::Filtered,
+        Some(false) if faults::local_filter::is_there(e) => Verdict::Filtered,
         Some(false) => Verdict::Upstream,
         None => Verdict::Unknown,
     }
@@ -137,7 +135,12 @@ fn summary(
     let guard = if e.guarded { "; our guard stands" } else { "" };
     let named = |strays: &[crate::evidence::Stray]| {
         let mut names: Vec<String> = strays.iter().map(|s| s.expected.prefix.to_string()).collect();
-        names.dedup();
+        let all = core::mem::take(&mut names);
+        for n in all {
+            if !names.contains(&n) {
+                names.push(n);
+            }
+        }
         names.join(", ")
     };
     match verdict {
@@ -160,7 +163,8 @@ fn summary(
         Verdict::Lost if e.strays.is_empty() => "a kernel rule is missing".to_string(),
         Verdict::Lost => format!("no way to {}{guard}", named(&e.strays)),
         Verdict::Filtered => {
-            "forwarding is right, but only marked packets reach the API server".to_string()
+            "forwarding is right, but packets to the API server are dropped on this node"
+                .to_string()
         }
         Verdict::KubeletStuck => format!(
             "the API server answers, the kubelet does not reach it: {}",

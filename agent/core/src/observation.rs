@@ -17,16 +17,6 @@ pub const TABLE_MAIN: u32 = 254;
 /// Routing table `default`.
 pub const TABLE_DEFAULT: u32 = 253;
 
-/// Sysctls that matter, in the order of the text form; the senses read exactly these.
-pub const SYSCTLS: [&str; 6] = [
-    "net.ipv4.conf.all.forwarding",
-    "net.ipv4.conf.all.rp_filter",
-    "net.ipv4.conf.all.src_valid_mark",
-    "net.ipv4.ip_forward",
-    "net.ipv6.conf.all.disable_ipv6",
-    "net.ipv6.conf.all.forwarding",
-];
-
 /// Everything one look brought in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -504,7 +494,7 @@ pub struct Resolv {
     /// Where it points when it is a symbolic link.
     #[serde(default)]
     pub link: Option<String>,
-    /// A backup a known culprit made (`/etc/resolv.pre-tailscale-backup.conf`).
+    /// What a backup says that a known culprit made (`/etc/resolv.pre-tailscale-backup.conf`).
     #[serde(default)]
     pub backup: Option<String>,
 }

@@ -76,7 +76,11 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
             }
             evidence.extend(testimony(e, &taken));
             out.push(Found {
-                verdict: Verdict::Captured,
+                verdict: if missing(e, family).is_some() {
+                    Verdict::Lost
+                } else {
+                    Verdict::Captured
+                },
                 severity: None,
                 culprit: Some(Culprit {
                     tool: "another default route".to_string(),
@@ -110,15 +114,16 @@ fn remedy(e: &Evidence<'_>, finding: &Finding, rung: Rung, _: u32) -> Vec<Want> 
     }
     let mut out = Vec::new();
     for family in Family::ALL {
+        // One in its place goes, but only where the harm it does was proven.
         let absent: Vec<Route> = impostor(e, family)
-            .filter(|_| finding.verdict == Verdict::Captured)
+            .filter(|_| finding.culprit.is_some())
             .cloned()
             .into_iter()
             .collect();
         let present: Vec<Route> =
             missing(e, family).filter(|r| restorable(e, r)).cloned().into_iter().collect();
-        let touched = if finding.verdict == Verdict::Captured { &absent } else { &present };
-        if touched.is_empty() {
+        // Nothing is taken away unless the healthy one stands, or comes, in its stead.
+        if present.is_empty() && (absent.is_empty() || missing(e, family).is_some()) {
             continue;
         }
         let because = "the node's healthy default route leads by its device and its gateway";

@@ -15,10 +15,11 @@ mod default_route;
 mod kernel_rule;
 mod kubelet_stuck;
 mod link_lost;
-mod local_filter;
+pub(crate) mod local_filter;
 mod moved;
 mod orphan_tun;
 mod route_lost;
+mod sysctl_changed;
 pub(crate) mod tailscale;
 mod tailscale_capture;
 mod tailscale_remnant;
@@ -129,6 +130,7 @@ pub static ALL: &[&Fault] = &[
     &kubelet_stuck::FAULT,
     &moved::FAULT,
     &tailscale_remnant::FAULT,
+    &sysctl_changed::FAULT,
 ];
 
 /// The fault of this id.
@@ -158,10 +160,10 @@ pub(crate) fn captor(e: &Evidence<'_>, s: &Stray) -> Captor {
         Captor::Nobody
     } else if tailscale::takes(e, s) {
         Captor::Tailscale
-    } else if orphan_tun::takes(e, s) {
-        Captor::OrphanTun
     } else if wg_quick::takes(e, s) {
         Captor::WgQuick
+    } else if orphan_tun::takes(e, s) {
+        Captor::OrphanTun
     } else if default_route::takes(e, s) {
         Captor::OtherDefault
     } else {

@@ -4,7 +4,7 @@ use super::{Captor, Consent, Fault, Found, Want, default_route, taken_by, testim
 use crate::diagnosis::{Culprit, Finding, Severity, Verdict};
 use crate::evidence::{Evidence, Stray};
 use crate::net::Family;
-use crate::observation::{Link, Route, Sense, TABLE_MAIN};
+use crate::observation::{Link, Netns, Route, Sense, TABLE_MAIN};
 use crate::op::NodeOp;
 use crate::plan::{OnUnhealthy, Rung};
 use alloc::format;
@@ -33,13 +33,15 @@ pub(super) fn is_orphan(e: &Evidence<'_>, link: &Link) -> bool {
     link.kind == "tun"
         && link.persist
         && !e.base.links.iter().any(|l| l.name == link.name)
-        // A container may hold it from its own namespaces, so every process seen counts, wherever it lives.
-        && !e.seen.processes.iter().any(|p| p.tuns.contains(&link.name))
+        // In another network namespace the same name is another device.
+        && !e.seen.processes.iter().any(|p| p.netns != Netns::Other && p.tuns.contains(&link.name))
         && !e.seen.has_gap(Sense::Processes)
 }
 
+/// Only in `main`: a table and a rule of its own are a tool's work, and a tool we do not know may come back for them.
 pub(super) fn takes(e: &Evidence<'_>, s: &Stray) -> bool {
-    s.dev().and_then(|d| e.seen.link(d)).is_some_and(|l| is_orphan(e, l))
+    s.table() == Some(TABLE_MAIN)
+        && s.dev().and_then(|d| e.seen.link(d)).is_some_and(|l| is_orphan(e, l))
 }
 
 fn detect(e: &Evidence<'_>) -> Vec<Found> {

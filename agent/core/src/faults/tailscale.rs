@@ -8,8 +8,8 @@ use crate::evidence::{Evidence, Stray};
 use crate::fib;
 use crate::net::{Family, Prefix};
 use crate::observation::{
-    Action, Addr, Backend, Dialect, Link, Mark, Netns, NfRule, NfTable, Process, Route, RouteKind,
-    Rule, TABLE_DEFAULT, TABLE_MAIN,
+    Action, Addr, Backend, Dialect, Link, Mark, Netns, NfRule, NfTable, Observation, Process,
+    Route, RouteKind, Rule, TABLE_DEFAULT, TABLE_MAIN,
 };
 use crate::op::ProcessId;
 use alloc::string::String;
@@ -108,7 +108,7 @@ fn is_route(e: &Evidence<'_>, r: &Route) -> bool {
     }
 }
 
-/// The routes of its table in a family, when all of them are its own and nobody else's rule leads there.
+/// The routes of its table in a family, when all of them are its own.
 pub(crate) fn routes<'e>(e: &'e Evidence<'_>, family: Family) -> Vec<&'e Route> {
     let own = rules(e, family);
     let others = e
@@ -117,10 +117,16 @@ pub(crate) fn routes<'e>(e: &'e Evidence<'_>, family: Family) -> Vec<&'e Route> 
         .any(|r| r.family == family && r.action == Action::Lookup(TABLE) && !own.contains(&r));
     let table: Vec<&Route> =
         e.seen.routes.iter().filter(|r| r.family == family && r.table == TABLE).collect();
-    if others || !table.iter().all(|r| is_route(e, r) && !r.exotic) {
+    // A few throws in a table that only somebody else's rule leads to are that somebody's.
+    if (own.is_empty() && others) || !table.iter().all(|r| is_route(e, r) && !r.exotic) {
         return Vec::new();
     }
     table
+}
+
+/// Does the cluster itself run over it (R17)?
+pub(crate) fn carries_the_cluster(e: &Evidence<'_>) -> bool {
+    e.expected.iter().filter_map(|x| x.path.as_ref()).any(|p| p.table == TABLE)
 }
 
 /// `tailscaled`, by executable or command name.
@@ -136,6 +142,11 @@ pub(crate) fn live<'e>(e: &'e Evidence<'_>) -> Vec<&'e Process> {
                 || p.tuns.iter().any(|t| e.seen.link(t).is_some_and(|l| is_device(e, l))))
     };
     e.seen.processes.iter().filter(here).collect()
+}
+
+/// Does a daemon run in the node's own network namespace?
+pub(crate) fn is_up(seen: &Observation) -> bool {
+    seen.processes.iter().any(|p| p.netns != Netns::Other && is_daemon(p))
 }
 
 /// The daemon that takes traffic: who holds the device, or else the only one there is.

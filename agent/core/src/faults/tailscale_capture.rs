@@ -27,7 +27,7 @@ pub(super) static FAULT: Fault = Fault {
     remedy,
     on_unhealthy: OnUnhealthy::Hold,
     consent: Consent::Automatic,
-    becomes: &["tailscale-remnant", "kubelet-stuck"],
+    becomes: &["tailscale-remnant", "sysctl-changed", "kubelet-stuck"],
 };
 
 fn detect(e: &Evidence<'_>) -> Vec<Found> {
@@ -103,7 +103,29 @@ fn quiet(e: &Evidence<'_>, p: &Process, dev: Option<&str>) -> Vec<Want> {
         let op = NodeOp::FlowsGone { sources, dead_to: Vec::new() };
         out.push(Want::may(op, "connections that use the tunnel's addresses died with it"));
     }
+    if e.policy.quarantine {
+        for path in e.seen.paths.iter().filter(|path| belongs(p, path)) {
+            let op = NodeOp::Quarantined { path: path.clone() };
+            out.push(Want::may(op, "its state, kept aside: an identity that may be wanted again"));
+        }
+    }
     out
+}
+
+/// Is this directory the culprit's?
+///
+/// Of a daemon on the node itself: what its arguments or its defaults name. A pod's has a root of its own, in which its state
+/// lies at the usual place, and what the node sees of it are volumes with a name of their own (`/var/lib/tailscale-worker`).
+/// The package's default directories are never taken for a pod's, and no directory is taken without a culprit.
+fn belongs(p: &Process, path: &str) -> bool {
+    if p.cgroup.contains("kubepods") {
+        return path.rsplit('/').next().is_some_and(|name| name.starts_with("tailscale-"));
+    }
+    let run = |p: &str| {
+        p.strip_prefix("/var/run/").map_or_else(|| p.to_string(), |r| format!("/run/{r}"))
+    };
+    let socket = p.socket.as_deref().and_then(|s| s.rsplit_once('/')).map(|(dir, _)| run(dir));
+    p.statedir.as_deref() == Some(path) || socket.as_deref() == Some(path)
 }
 
 fn is_link_local(addr: IpAddr) -> bool {

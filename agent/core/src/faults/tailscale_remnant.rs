@@ -13,14 +13,11 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-/// Of every packet or of none: `1` since 1.98, and never put back (field guide A7).
-const SRC_VALID_MARK: &str = "net.ipv4.conf.all.src_valid_mark";
-
 pub(super) static FAULT: Fault = Fault {
     id: "tailscale-remnant",
     rows: &["R3"],
     title: "Tailscale left things behind",
-    why: "A tailscaled that was killed leaves its rules, a throw route, its chains, a sysctl and sometimes resolv.conf; its own \
+    why: "A tailscaled that was killed leaves its rules, a throw route, its chains and sometimes resolv.conf; its own \
           --cleanup leaves the rules and the connection marks. Forwarding is right, so nothing is urgent, but the next \
           start, a truncated iptables-save or a k3s that picks its backend by counting rules can trip over it.",
     needs: &[
@@ -44,7 +41,8 @@ pub(super) static FAULT: Fault = Fault {
 
 fn detect(e: &Evidence<'_>) -> Vec<Found> {
     // While it takes traffic it is a capture, and while it lives these are its tools.
-    if !tailscale::live(e).is_empty() || !super::taken_by(e, super::Captor::Tailscale).is_empty() {
+    let at_work = !tailscale::live(e).is_empty() || tailscale::carries_the_cluster(e);
+    if at_work || !super::taken_by(e, super::Captor::Tailscale).is_empty() {
         return Vec::new();
     }
     let mut evidence: Vec<String> = Vec::new();
@@ -63,12 +61,9 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
     if e.seen.resolv.as_ref().is_some_and(|r| tailscale::wrote(&r.text)) {
         evidence.push("resolv.conf was written by it".to_string());
     }
-    // By itself a sysctl says nothing of who set it; nor does a directory that waits for a clean-up.
-    if evidence.is_empty() && e.seen.paths.is_empty() {
+    if evidence.is_empty() {
         return Vec::new();
     }
-    evidence.extend(sysctl(e).map(|v| format!("{SRC_VALID_MARK} is not {v}")));
-    evidence.extend(e.seen.paths.iter().cloned());
     [Found {
         verdict: Verdict::Healthy,
         severity: None,
@@ -79,18 +74,10 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
     .into()
 }
 
-/// The value src_valid_mark should have again, if it has another.
-fn sysctl<'e>(e: &'e Evidence<'_>) -> Option<&'e String> {
-    let wanted = e.base.sysctls.get(SRC_VALID_MARK)?;
-    let now = e.seen.sysctls.get(SRC_VALID_MARK)?;
-    // wg-quick and NetBird need it while they are up.
-    let used = e.seen.links.iter().any(|l| l.kind == "wireguard" || l.name == "wt0");
-    (now != wanted && !used).then_some(wanted)
-}
-
 pub(super) fn remedy(e: &Evidence<'_>, finding: &Finding, rung: Rung, _: u32) -> Vec<Want> {
     let allowed = finding.verdict == Verdict::Captured || e.policy.clean_remnants;
-    if rung != Rung::Clean || !allowed || !tailscale::live(e).is_empty() {
+    let at_work = !tailscale::live(e).is_empty() || tailscale::carries_the_cluster(e);
+    if rung != Rung::Clean || !allowed || at_work {
         return Vec::new();
     }
     let mut out = Vec::new();
@@ -130,25 +117,16 @@ pub(super) fn remedy(e: &Evidence<'_>, finding: &Finding, rung: Rung, _: u32) ->
         }
     }
     out.extend(resolv(e));
-    if let Some(value) = sysctl(e).cloned() {
-        let op = NodeOp::Sysctl { key: SRC_VALID_MARK.to_string(), value };
-        out.push(Want::must(op, "it sets this and never puts it back"));
-    }
-    if e.policy.quarantine {
-        // The senses name only directories that a culprit seen here called its own: never a package's default by guess.
-        for path in &e.seen.paths {
-            let op = NodeOp::Quarantined { path: path.clone() };
-            out.push(Want::may(op, "its state, kept aside: an identity that may be wanted again"));
-        }
-    }
     out.extend(flows(e));
     out
 }
 
 fn resolv(e: &Evidence<'_>) -> Option<Want> {
     let now = e.seen.resolv.as_ref().filter(|r| tailscale::wrote(&r.text))?;
-    let healthy = e.base.resolv.as_ref()?;
-    let wanted = Resolv { backup: now.backup.clone(), ..healthy.clone() };
+    // Without a healthy state on record its own backup says what there was.
+    let backup = || now.backup.clone().map(|text| Resolv { text, link: None, backup: None });
+    let healthy = e.base.resolv.clone().or_else(backup)?;
+    let wanted = Resolv { backup: now.backup.clone(), ..healthy };
     Some(Want::must(NodeOp::ResolvConf { wanted }, "its name server went away with it"))
 }
 

@@ -60,6 +60,11 @@ pub(super) fn takes(e: &Evidence<'_>, s: &Stray) -> bool {
         && s.dev().is_some_and(|d| e.is_tunnel(d))
 }
 
+/// Is such a tunnel up, whether or not it takes anything critical?
+pub(super) fn is_up(e: &Evidence<'_>) -> bool {
+    e.rules.iter().any(|r| table(r).is_some())
+}
+
 fn detect(e: &Evidence<'_>) -> Vec<Found> {
     let strays = taken_by(e, Captor::WgQuick);
     let Some(first) = strays.first() else { return Vec::new() };
