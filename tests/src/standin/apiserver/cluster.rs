@@ -9,15 +9,14 @@ use std::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::lease::{Log, What};
+use super::{
+    lease::{Log, What},
+    objects::{condition, merge, now, ready, set_unknown, taints},
+};
 use crate::say;
 
 /// After this long without a sign a node is Unknown (`--node-monitor-grace-period`, 50 s since v1.32).
 const GRACE: Duration = Duration::from_secs(50);
-/// The conditions that become Unknown together (`nodeConditionTypes` of the lifecycle controller).
-const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-
 /// A kind of object that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -253,74 +252,6 @@ impl Cluster {
     }
 }
 
-fn condition<'a>(node: &'a Value, kind: &str) -> Option<&'a Value> {
-    node["status"]["conditions"].as_array()?.iter().find(|found| found["type"] == kind)
-}
-
-fn ready(node: &Value) -> Option<&str> {
-    condition(node, "Ready")?["status"].as_str()
-}
-
-fn set_unknown(node: &mut Value) {
-    for found in node["status"]["conditions"].as_array_mut().into_iter().flatten() {
-        if CONDITIONS.iter().any(|kind| found["type"] == *kind) {
-            found["status"] = json!("Unknown");
-            found["reason"] = json!("NodeStatusUnknown");
-            found["message"] = json!("Kubelet stopped posting node status.");
-            found["lastTransitionTime"] = json!(now());
-        }
-    }
-}
-
-/// The node's taints with those of the controller added or taken away; `null` for none, as an absent field.
-fn taints(node: &Value, unreachable: bool) -> Value {
-    let mut taints: Vec<Value> = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    let present = taints.iter().any(|taint| taint["key"] == UNREACHABLE);
-    if unreachable && !present {
-        for effect in ["NoSchedule", "NoExecute"] {
-            taints.push(json!({"key": UNREACHABLE, "effect": effect, "timeAdded": now()}));
-        }
-    }
-    if !unreachable {
-        taints.retain(|taint| taint["key"] != UNREACHABLE);
-    }
-    if taints.is_empty() { Value::Null } else { json!(taints) }
-}
-
-fn merge(object: &mut Value, patch: &Value) {
-    match (object, patch) {
-        (Value::Object(object), Value::Object(patch)) => {
-            for (field, change) in patch {
-                if change.is_null() {
-                    object.remove(field);
-                } else if field == "conditions" {
-                    merge_conditions(
-                        object.entry(field.clone()).or_insert_with(|| json!([])),
-                        change,
-                    );
-                } else if !field.starts_with("$setElementOrder") {
-                    merge(object.entry(field.clone()).or_insert(Value::Null), change);
-                }
-            }
-        }
-        (object, patch) => *object = patch.clone(),
-    }
-}
-
-fn merge_conditions(present: &mut Value, changes: &Value) {
-    let Some(present) = present.as_array_mut() else { return };
-    for change in changes.as_array().into_iter().flatten() {
-        match present.iter_mut().find(|found| found["type"] == change["type"]) {
-            Some(found) => merge(found, change),
-            None => present.push(change.clone()),
-        }
-    }
-}
-
-fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 /// A uid that depends on nothing but what it is made of.
 fn uid(parts: &[&[u8]]) -> String {
     let mut digest = Sha256::new();
@@ -422,17 +353,5 @@ mod tests {
         assert_eq!(cluster.create(Kind::Node, node(), S), Err(Refusal::AlreadyExists));
         assert_eq!(cluster.get(Kind::Node, "styx"), Err(Refusal::NotFound));
         assert!(cluster.create(Kind::Lease, json!({"metadata": {"name": "x"}}), S).is_err());
-    }
-
-    #[test]
-    fn a_patch_merges_conditions_by_type_and_null_deletes() {
-        let mut object = node();
-        object["spec"]["unschedulable"] = json!(true);
-        let patch = json!({"spec": {"unschedulable": null}, "status": {"$setElementOrder/conditions": [],
-            "conditions": [{"type": "Ready", "status": "False"}]}});
-        merge(&mut object, &patch);
-        assert_eq!(ready(&object), Some("False"));
-        assert_eq!(condition(&object, "DiskPressure").unwrap()["status"], "False");
-        assert!(object["spec"].get("unschedulable").is_none());
     }
 }

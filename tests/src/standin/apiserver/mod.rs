@@ -15,6 +15,7 @@ mod answers;
 mod cluster;
 mod identity;
 pub mod lease;
+mod objects;
 
 use std::{
     net::SocketAddr,

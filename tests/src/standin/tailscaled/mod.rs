@@ -15,6 +15,7 @@
 //! It speaks no WireGuard: what goes into the tun is lost, as behind an exit node that forwards nothing, or is carried
 //! in the clear to a `tailnet-peer` (`relay.rs`).
 
+mod args;
 mod dns;
 mod fix_limit;
 mod localapi;
@@ -27,7 +28,6 @@ mod routes;
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -45,83 +45,17 @@ use tokio::{
     time::sleep,
 };
 
+pub use self::args::Args;
 use self::{
+    args::start_prefs,
     fix_limit::FixLimit,
     localapi::Ask,
     netfilter::{Backend, Netfilter},
     prefs::Prefs,
     router::Router,
-    routes::{Prefix, Tailnet},
+    routes::Tailnet,
 };
 use crate::say;
-
-/// The arguments; the first group is the original's.
-#[derive(Debug, Clone, clap::Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of a command line")]
-pub struct Args {
-    /// Directory for the preferences
-    #[arg(long, default_value = "/var/lib/tailscale")]
-    statedir: PathBuf,
-    /// Path of the LocalAPI's socket
-    #[arg(long, default_value = "/run/tailscale/tailscaled.sock")]
-    socket: PathBuf,
-    /// Name of the tun device
-    #[arg(long, default_value = "tailscale0")]
-    tun: String,
-    /// UDP port of the tunnel; 0 for any
-    #[arg(long, default_value_t = 0)]
-    port: u16,
-    /// Accepted and without effect: the stand-in sends no logs anywhere
-    #[arg(long)]
-    no_logs_no_support: bool,
-    /// Remove what an earlier run left, as far as the original does, and end
-    #[arg(long)]
-    cleanup: bool,
-
-    /// How the packet filter is written
-    #[arg(long, value_enum, default_value = "legacy")]
-    firewall: Backend,
-    /// Seconds from the rules to the routes
-    #[arg(long, default_value_t = 3.0)]
-    route_delay: f64,
-    /// This node's address in the tailnet
-    #[arg(long, default_value = "100.64.0.5")]
-    address: Ipv4Addr,
-    /// The same for IPv6
-    #[arg(long, default_value = "fd7a:115c:a1e0:ab12:4843:cd96:6240:5")]
-    address6: Ipv6Addr,
-    /// The peers' addresses
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "100.64.0.1,100.64.0.2,100.64.0.3,100.64.0.4"
-    )]
-    peers: Vec<IpAddr>,
-    /// Subnets that peers advertise
-    #[arg(long, value_delimiter = ',')]
-    advertised: Vec<Prefix>,
-    /// Send everything through this peer
-    #[arg(long)]
-    exit_node: Option<IpAddr>,
-    /// Leave the local networks alone while an exit node is in use
-    #[arg(long)]
-    exit_node_allow_lan_access: bool,
-    /// Accept the subnets that peers advertise
-    #[arg(long)]
-    accept_routes: bool,
-    /// Take the resolver over, in direct mode
-    #[arg(long)]
-    accept_dns: bool,
-    /// The resolver's configuration
-    #[arg(long, default_value = "/etc/resolv.conf")]
-    resolv_conf: PathBuf,
-    /// The exit node that a system policy demands, whatever the preferences say
-    #[arg(long)]
-    policy_exit_node: Option<IpAddr>,
-    /// Carry packets to the tailnet-peer at this address instead of losing them
-    #[arg(long)]
-    relay: Option<SocketAddr>,
-}
 
 /// The running daemon.
 struct Daemon {
@@ -215,23 +149,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     daemon.close().await;
     Ok(())
-}
-
-/// The preferences of this start: the kept ones, and over them what the command line asks for.
-fn start_prefs(kept: Option<Prefs>, args: &Args) -> Prefs {
-    let mut prefs = kept.unwrap_or_else(|| Prefs {
-        want_running: true,
-        hostname: nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned(),
-        ..Prefs::default()
-    });
-    if let Some(exit) = args.exit_node {
-        prefs.exit_node_ip = exit.to_string();
-        prefs.exit_node_id = String::new();
-        prefs.exit_node_allow_lan_access = args.exit_node_allow_lan_access;
-    }
-    prefs.route_all |= args.accept_routes;
-    prefs.corp_dns |= args.accept_dns;
-    prefs
 }
 
 impl Daemon {
@@ -406,33 +323,4 @@ async fn clean_up(args: &Args) -> anyhow::Result<()> {
         Netfilter { backend: Backend::Nft, ..netfilter }.clean_up().await;
     }
     dns::give_back(&args.resolv_conf).context("give the resolver back")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn args(words: &[&str]) -> Args {
-        use clap::Parser as _;
-        Line::parse_from(std::iter::once("tailscaled").chain(words.iter().copied())).args
-    }
-
-    #[test]
-    fn flags_win_over_kept_preferences_at_every_start() {
-        let kept = Prefs { want_running: true, ..Prefs::default() };
-        let prefs = start_prefs(Some(kept.clone()), &args(&["--exit-node", "100.64.0.1"]));
-        assert_eq!(prefs.exit_node_ip, "100.64.0.1");
-        assert_eq!(start_prefs(Some(kept.clone()), &args(&[])), kept);
-    }
-
-    #[test]
-    fn a_first_start_wants_to_run() {
-        assert!(start_prefs(None, &args(&[])).want_running);
-    }
 }

@@ -1,0 +1,202 @@
+//! What a node looks like to tools that are not ours, and what has changed between two looks.
+//!
+//! Everything is read with `ip`, `iptables-save`, `nft`, `sysctl`'s files, `find` and `ps`, never with the product's own code. A look
+//! that fails is told as such ("could not read"), never as an empty thing.
+//!
+//! What is made equal before comparing, because it changes by itself:
+//! - packet and byte counters, handles of nft, dates and versions in the comments of iptables-save: they count, number and
+//!   tell the time; the order of rules in a chain is kept, it has a meaning;
+//! - `expires` and `cache` of IPv6 routes, and the metrics' `age`: router advertisements refresh them;
+//! - interface indices: CNI's veths get new ones; interfaces are compared by name;
+//! - IPv6 link-local addresses of devices without a link address of their own (`stable-privacy`): random per device. They
+//!   only appear in tables `local` and are dropped there with their device named;
+//! - processes: kernel threads, what the look itself runs, shells and what systemd runs for a moment (`TRANSIENT`);
+//!   pids are left out, so that a restarted unit is no difference but a missing one is;
+//! - a table or chain of iptables that is empty, built-in and accepts is the same as one that is not there: a tool's look makes it;
+//! - legacy tables are read only when the kernel already has them, because `iptables-legacy-save` would make them.
+
+mod diff;
+mod lines;
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use self::diff::{Change, Difference, count, diff};
+use self::lines::{
+    link_line, nft_lines, plain_line, process_line, route_line, rule_line, saved_lines,
+};
+use crate::{error::Result, faults::Place};
+
+/// What a difference is about, as the incident's table counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Policy routing rules.
+    Rules,
+    /// Routes of every table.
+    Routes,
+    /// Devices and their addresses.
+    Links,
+    /// Chains and rules of the packet filter.
+    Chains,
+    /// Those of them that lead to pods' host ports.
+    HostPorts,
+    /// Kernel settings.
+    Sysctls,
+    /// Files.
+    Files,
+    /// Processes and what they listen on.
+    Processes,
+}
+
+impl Kind {
+    /// All kinds, in the order of the incident's table.
+    pub const ALL: [Self; 8] = [
+        Self::Rules,
+        Self::Routes,
+        Self::Links,
+        Self::Chains,
+        Self::HostPorts,
+        Self::Sysctls,
+        Self::Files,
+        Self::Processes,
+    ];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rules => "rules",
+            Self::Routes => "routes",
+            Self::Links => "links",
+            Self::Chains => "chains",
+            Self::HostPorts => "hostPort rules",
+            Self::Sysctls => "sysctls",
+            Self::Files => "files",
+            Self::Processes => "processes",
+        })
+    }
+}
+
+/// Everything that was seen, as lines: kind, source (`rule4`, `nft`, …) and text. Equal lines count.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    parts: BTreeMap<String, Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Part {
+    kind: Kind,
+    lines: Vec<String>,
+}
+
+/// Settings that say how packets are routed; every one below these names is read.
+const SYSCTLS: &str = "find /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf /proc/sys/net/ipv4/ip_forward -type f \
+     \\( -name rp_filter -o -name src_valid_mark -o -name ip_forward -o -name forwarding -o -name disable_ipv6 -o -name accept_local \
+     -o -name route_localnet -o -name arp_ignore \\) -exec grep -H . {} + | sort";
+
+/// Files whose content matters, and folders whose entries do.
+const FILES: &str = "for f in /etc/resolv.conf /etc/resolv.* /etc/systemd/system/k3s-agent.service; do \
+       [ -L $f ] && echo \"$f -> $(readlink $f)\"; [ -e $f ] && echo \"$f $(sha256sum < $f | cut -c1-16)\"; done | sort -u; \
+     ls -d /var/lib/tailscale* /run/tailscale* /var/run/tailscale* 2>/dev/null | sed 's/$/ (folder)/'; \
+     find /var/lib/tailscale* /run/tailscale* /etc/rancher /etc/cni /var/lib/cni /var/lib/rancher/k3s /run/flannel -type f -o -type l -o -type s 2>/dev/null | sort -u";
+
+/// Looks at a node.
+pub fn look(node: &dyn Place) -> Result<Snapshot> {
+    let mut seen = Snapshot::default();
+    for family in ["4", "6"] {
+        let rules = node.run(&["ip", &format!("-{family}"), "-j", "-d", "rule"])?;
+        seen.json(Kind::Rules, &format!("rule{family}"), &rules.stdout, rules.ok(), rule_line);
+        let routes =
+            node.run(&["ip", &format!("-{family}"), "-j", "-d", "route", "show", "table", "all"])?;
+        seen.json(Kind::Routes, &format!("route{family}"), &routes.stdout, routes.ok(), route_line);
+    }
+    let links = node.run(&["ip", "-j", "-d", "addr"])?;
+    seen.json(Kind::Links, "link", &links.stdout, links.ok(), link_line);
+    for (tool, names) in [
+        ("iptables-legacy-save", Some("/proc/net/ip_tables_names")),
+        ("ip6tables-legacy-save", Some("/proc/net/ip6_tables_names")),
+        ("iptables-nft-save", None),
+        ("ip6tables-nft-save", None),
+    ] {
+        // Asked first, because the look itself would make the tables.
+        if let Some(names) = names
+            && node.run(&["cat", names])?.stdout.trim().is_empty()
+        {
+            continue;
+        }
+        let saved = node.run(&[tool])?;
+        seen.saved(tool.trim_end_matches("-save"), &saved.stdout, saved.ok());
+    }
+    let ruleset = node.run(&["nft", "-j", "list", "ruleset"])?;
+    seen.json(Kind::Chains, "nft", &ruleset.stdout, ruleset.ok(), |_| None);
+    seen.nft(&ruleset.stdout);
+    for (kind, source, script) in [
+        (Kind::Sysctls, "sysctl", SYSCTLS),
+        (Kind::Files, "file", FILES),
+        (Kind::Processes, "listen", "ss -Hlntu | awk '{print $1, $5}' | sort"),
+        (Kind::Processes, "process", "ps -ww -e -o ppid=,args="),
+    ] {
+        let out = node.run(&["sh", "-c", script])?;
+        let clean: fn(&str) -> Option<String> =
+            if source == "process" { process_line } else { plain_line };
+        seen.put(
+            kind,
+            source,
+            out.stdout.lines().filter_map(clean).collect(),
+            !out.stdout.is_empty(),
+        );
+    }
+    let resolver = node.run(&["cat", "/etc/resolv.conf"])?;
+    seen.put(
+        Kind::Files,
+        "resolv.conf",
+        resolver.stdout.lines().map(str::to_owned).collect(),
+        resolver.ok(),
+    );
+    Ok(seen)
+}
+
+impl Snapshot {
+    fn put(&mut self, kind: Kind, source: &str, mut lines: Vec<String>, read: bool) {
+        if !read {
+            lines.push("(could not be read whole)".to_owned());
+        }
+        self.parts
+            .entry(source.to_owned())
+            .or_insert_with(|| Part { kind, lines: Vec::new() })
+            .lines
+            .extend(lines);
+    }
+
+    fn json(
+        &mut self,
+        kind: Kind,
+        source: &str,
+        text: &str,
+        read: bool,
+        line: fn(&Value) -> Option<String>,
+    ) {
+        let parsed: Option<Value> = serde_json::from_str(text).ok();
+        let lines = parsed
+            .iter()
+            .flat_map(|all| all.as_array().into_iter().flatten())
+            .filter_map(line)
+            .collect();
+        self.put(kind, source, lines, read && parsed.is_some());
+    }
+
+    /// A dump of iptables-save. One that says a table is incompatible has been cut short and says so here too.
+    fn saved(&mut self, source: &str, text: &str, read: bool) {
+        self.put(Kind::Chains, source, saved_lines(text), read);
+    }
+
+    /// A ruleset of `nft -j`.
+    fn nft(&mut self, text: &str) {
+        let parsed: Value = serde_json::from_str(text).unwrap_or_default();
+        let objects = parsed["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+        self.put(Kind::Chains, "nft", nft_lines(objects), true);
+    }
+}
