@@ -303,7 +303,7 @@ impl<'a> Evidence<'a> {
         let api = strays.iter().any(|s| s.expected.role == Role::Api);
         (api && self.api_works() == Some(false) && self.api_is_there())
             || strays.iter().any(|s| self.is_pods_leak(s))
-            || strays.iter().any(|s| self.is_overlay_leak(s))
+            || strays.iter().any(|s| self.is_overlay_leak(s, strays))
     }
 
     /// Pods' traffic leaves by a device that is neither the pod network's nor a plain uplink.
@@ -317,8 +317,13 @@ impl<'a> Evidence<'a> {
     }
 
     /// VXLAN's outer packets to another node leave by somebody's tunnel: the pods' traffic inside goes along.
-    fn is_overlay_leak(&self, s: &Stray) -> bool {
+    ///
+    /// Where the API server goes the same way, its answer decides: a tunnel that takes everything may be wanted, and an API
+    /// server that is down for everybody must not cost it.
+    fn is_overlay_leak(&self, s: &Stray, strays: &[&Stray]) -> bool {
+        let wholesale = strays.iter().any(|o| o.expected.role == Role::Api && o.dev() == s.dev());
         s.expected.role == Role::Node
+            && !wholesale
             && self.base.fdb.iter().any(|f| f.dst == s.expected.ask)
             && s.dev().is_some_and(|d| self.is_tunnel(d))
     }
@@ -371,9 +376,22 @@ impl<'a> Evidence<'a> {
             && self.api_works() == Some(true)
             && self.strays.iter().all(|s| {
                 s.dev().is_some_and(|dev| !self.is_tunnel(dev) || proven(s))
-                    && !s.lost
+                    && (!s.lost || self.is_by_new_default(s))
                     && !self.is_pods_leak(s)
                     && s.works != Some(false)
+            })
+    }
+
+    /// What went by the healthy default route goes by another one that the healthy node does not have.
+    fn is_by_new_default(&self, s: &Stray) -> bool {
+        let family = s.expected.prefix.family();
+        let went = self.base.default_route(family).and_then(Route::via);
+        let by_default = s.expected.path.as_ref().is_some_and(|p| p.via.is_some() && p.via == went);
+        let now = fib::best(&self.seen.routes, TABLE_MAIN, family, s.expected.ask);
+        by_default
+            && s.table() == Some(TABLE_MAIN)
+            && now.is_some_and(|n| {
+                n.dst.is_all() && !self.base.routes.iter().any(|b| same_route(b, n))
             })
     }
 

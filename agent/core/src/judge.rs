@@ -24,7 +24,10 @@ pub fn judge(seen: &Observation, base: &Baseline, policy: &Policy) -> Diagnosis 
     let findings = match verdict {
         // Nothing is wrong that is ours to mend, whatever lies about; remnants can wait for better days.
         Verdict::Upstream | Verdict::Unknown => Vec::new(),
-        Verdict::Moved => findings.into_iter().filter(|f| f.verdict != Verdict::Captured).collect(),
+        Verdict::Moved => {
+            let is_idle = |f: &Finding| matches!(f.verdict, Verdict::Moved | Verdict::Healthy);
+            findings.into_iter().filter(is_idle).collect()
+        }
         Verdict::Healthy
         | Verdict::Captured
         | Verdict::Lost

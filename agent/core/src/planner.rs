@@ -13,6 +13,9 @@ use alloc::vec::Vec;
 
 /// Plans one rung; `None` when there is nothing to do at it.
 ///
+/// A derived baseline is planned with like any other: whether it may be acted upon without being asked is the caller's
+/// question ([`Baseline::is_trusted`]).
+///
 /// `attempt` counts how often this rung has been tried in this incident: a remedy may begin gently.
 pub fn plan(
     seen: &Observation,

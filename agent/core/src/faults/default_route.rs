@@ -83,7 +83,7 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
                 },
                 severity: None,
                 culprit: Some(Culprit {
-                    tool: "another default route".to_string(),
+                    tool: "another-default-route".to_string(),
                     dev: route.dev().map(ToString::to_string),
                     table: Some(TABLE_MAIN),
                     process: None,

@@ -177,8 +177,14 @@ pub(crate) fn taken_by<'e>(e: &'e Evidence<'_>, who: Captor) -> Vec<&'e Stray> {
 
 /// One line for each stray, and what the probes said: the evidence every capture has.
 pub(crate) fn testimony(e: &Evidence<'_>, strays: &[&Stray]) -> Vec<String> {
-    let mut out: Vec<String> =
-        strays.iter().map(|s| format!("{} {}", s.expected.prefix, s.answer)).collect();
+    let mut out: Vec<String> = Vec::new();
+    for s in strays {
+        // An API server may be another node's address as well.
+        let line = format!("{} {}", s.expected.prefix, s.answer);
+        if !out.contains(&line) {
+            out.push(line);
+        }
+    }
     let said = |ok| if ok { "answers" } else { "does not answer" };
     for (how, answer) in [
         ("without our guard", e.api.bare),

@@ -1,11 +1,11 @@
 //! The node goes another way, and it works.
 
-use super::{Consent, Fault, Found, nothing};
+use super::{Consent, Fault, Found, nothing, testimony};
 use crate::diagnosis::{Severity, Verdict};
 use crate::evidence::Evidence;
 use crate::observation::Sense;
 use crate::plan::OnUnhealthy;
-use alloc::format;
+
 use alloc::vec::Vec;
 
 pub(super) static FAULT: Fault = Fault {
@@ -29,6 +29,7 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
     if !e.has_moved() {
         return Vec::new();
     }
-    let evidence = e.strays.iter().map(|s| format!("{} {}", s.expected.prefix, s.answer)).collect();
+    let strays: Vec<_> = e.strays.iter().collect();
+    let evidence = testimony(e, &strays);
     [Found { verdict: Verdict::Moved, severity: None, culprit: None, harm: false, evidence }].into()
 }

@@ -57,7 +57,7 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
             verdict: Verdict::Captured,
             severity: None,
             culprit: Some(Culprit {
-                tool: "a tunnel without a process".to_string(),
+                tool: "orphan-tun".to_string(),
                 dev: Some(dev.to_string()),
                 table: mine.first().and_then(|s| s.table()),
                 process: None,
