@@ -1,20 +1,16 @@
 //! Closes connections that cannot live on: sockets whose source address died with the culprit's device stay dead for minutes
 //! after the path is right again (field guide K6), and a conntrack entry may keep sending answers to such an address.
 
-use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lifeline_core::engine::Failure;
 use lifeline_core::net::Family;
 use lifeline_core::op::Seen;
 
-use super::{blocking, chain, lasting, passing};
+use super::{chain, lasting, passing};
 use crate::children::{Call, ChildError};
-
-mod diag;
-
-use diag::{DiagError, Tcp};
+use crate::netlink::{Kernel, TcpSocket};
 
 const LIMIT: Duration = Duration::from_secs(5);
 const EOPNOTSUPP: i32 = 95;
@@ -29,65 +25,61 @@ pub struct Doomed {
 }
 
 impl Doomed {
-    fn has(&self, socket: &Tcp) -> bool {
-        self.sources.contains(&socket.src.ip())
-            || (self.dead_to.contains(&socket.dst.ip()) && is_dead(socket))
+    fn has(&self, tcp: &TcpSocket) -> bool {
+        let (src, dst) = (tcp.socket.src.ip(), tcp.socket.dst.ip());
+        self.sources.contains(&src) || (self.dead_to.contains(&dst) && is_dead(tcp))
     }
 }
 
-/// Is nothing coming back? A healthy connection may have sent something a moment ago; a dead one is sending it again.
-fn is_dead(socket: &Tcp) -> bool {
-    socket.retransmits >= 2 || (socket.is_connecting && socket.retransmits >= 1)
+/// Is nothing coming back? A healthy connection may have sent something a moment ago; a dead one is sending it again. Marked
+/// sockets are our own calls, and whoever marks follows a path of its own.
+fn is_dead(tcp: &TcpSocket) -> bool {
+    let enough = if tcp.socket.state == "syn-sent" { 1 } else { 2 };
+    tcp.socket.mark == 0 && tcp.retransmits >= enough
 }
 
 /// How many sockets and conntrack entries there are of these.
 ///
 /// # Errors
 /// When sockets or entries cannot be read.
-pub async fn look(doomed: &Doomed) -> Result<Seen, String> {
-    let sockets = sockets(doomed).await.map_err(|e| e.why)?.len();
+pub async fn look(kernel: &Kernel, doomed: &Doomed) -> Result<Seen, String> {
+    let sockets = sockets(kernel, doomed).await.map_err(|f| f.why)?.len();
     let entries =
         entries(doomed).await.map_err(|e| format!("list conntrack entries: {}", chain(&e)))?;
-    let count = u32::try_from(sockets + entries).unwrap_or(u32::MAX);
-    Ok(Seen::Flows { count })
+    Ok(Seen::Flows { count: u32::try_from(sockets + entries).unwrap_or(u32::MAX) })
 }
 
-async fn sockets(doomed: &Doomed) -> Result<Vec<Tcp>, Failure> {
-    let doomed = doomed.clone();
-    let all = blocking(LIMIT, diag::tcp)
-        .await
-        .map_err(|late| passing(format!("list sockets: {late}")))?;
-    let mut all = all.map_err(|e| passing(chain(&e)))?;
+async fn sockets(kernel: &Kernel, doomed: &Doomed) -> Result<Vec<TcpSocket>, Failure> {
+    let mut all = kernel.tcp_sockets().await.map_err(|e| passing(chain(&e)))?;
     all.retain(|s| doomed.has(s));
     Ok(all)
 }
 
-/// Destroys the sockets; returns how many.
+/// Destroys the sockets, whose programs see ECONNABORTED and dial anew at once; returns how many.
 ///
 /// # Errors
 /// When they cannot be read, or the kernel was built without that.
-pub async fn destroy(doomed: &Doomed) -> Result<u32, Failure> {
-    let sockets = sockets(doomed).await?;
-    if sockets.is_empty() {
-        return Ok(0);
-    }
-    let done = blocking(LIMIT, move || diag::destroy(&sockets)).await;
-    match done.map_err(|late| passing(format!("destroy sockets: {late}")))? {
-        Ok(count) => Ok(count),
-        Err(e @ DiagError::Refused { errno: EOPNOTSUPP, .. }) => {
-            Err(lasting(format!("{}: this kernel was built without it", chain(&e))))
+pub async fn destroy(kernel: &Kernel, doomed: &Doomed) -> Result<usize, Failure> {
+    let sockets = sockets(kernel, doomed).await?;
+    for socket in &sockets {
+        if let Err(e) = kernel.destroy_socket(socket).await {
+            let why = chain(&e);
+            return Err(match e.errno() {
+                Some(EOPNOTSUPP) => lasting(format!("{why}: this kernel was built without it")),
+                _ => passing(why),
+            });
         }
-        Err(e) => Err(passing(chain(&e))),
     }
+    Ok(sockets.len())
 }
 
 /// Closes them all; programs dial on while we do, so a few times over.
 ///
 /// # Errors
 /// When sockets or entries cannot be read or deleted.
-pub async fn act(doomed: &Doomed) -> Result<(), Failure> {
+pub async fn act(kernel: &Kernel, doomed: &Doomed) -> Result<(), Failure> {
     for _ in 0..3 {
-        if destroy(doomed).await? == 0 {
+        if destroy(kernel, doomed).await? == 0 {
             break;
         }
     }
@@ -127,32 +119,4 @@ async fn conntrack(verb: &str, source: IpAddr) -> Result<usize, ChildError> {
     }
     let ran = ran.checked()?;
     Ok(ran.text().lines().filter(|l| !l.trim().is_empty()).count())
-}
-
-/// Addresses of these devices, as sources that die with them: never one that another device has as well.
-pub fn only_on<'a>(
-    addrs: impl Iterator<Item = (&'a str, IpAddr)> + Clone,
-    devs: &HashSet<&str>,
-) -> Vec<IpAddr> {
-    let elsewhere: HashSet<IpAddr> =
-        addrs.clone().filter(|(d, _)| !devs.contains(d)).map(|(_, a)| a).collect();
-    let mut sources: Vec<IpAddr> = addrs
-        .filter(|(d, a)| devs.contains(d) && !elsewhere.contains(a) && !a.is_loopback())
-        // Every device has link-local ones, and they name their device.
-        .filter(|(_, a)| !matches!(a, IpAddr::V6(a) if a.is_unicast_link_local()))
-        .map(|(_, a)| a)
-        .collect();
-    sources.sort_unstable();
-    sources.dedup();
-    sources
-}
-
-/// A dual-stack socket shows an IPv4 peer as `::ffff:1.2.3.4`.
-fn endpoint(is_v6: bool, bytes: &[u8], port: u16) -> Option<SocketAddr> {
-    let addr: IpAddr = if is_v6 {
-        Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(..16)?).ok()?).to_canonical()
-    } else {
-        Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(..4)?).ok()?).into()
-    };
-    Some(SocketAddr::new(addr, port))
 }

@@ -89,7 +89,9 @@ impl Hands {
             NodeOp::Released { path, quarantine } => {
                 quarantine::look(&self.store(), path, quarantine).await
             }
-            NodeOp::FlowsGone { sources, dead_to } => flows::look(&doomed(sources, dead_to)).await,
+            NodeOp::FlowsGone { sources, dead_to } => {
+                flows::look(&self.kernel, &doomed(sources, dead_to)).await
+            }
             NodeOp::Restarted { unit } => {
                 unit::look(&unit::bus().await.map_err(|f| f.why)?, unit).await
             }
@@ -126,7 +128,9 @@ impl Hands {
             NodeOp::Released { path, quarantine } => {
                 quarantine::release(&self.store(), path, quarantine).await
             }
-            NodeOp::FlowsGone { sources, dead_to } => flows::act(&doomed(sources, dead_to)).await,
+            NodeOp::FlowsGone { sources, dead_to } => {
+                flows::act(&self.kernel, &doomed(sources, dead_to)).await
+            }
             NodeOp::Restarted { unit } => unit::act(&unit::bus().await?, unit, before).await,
         }
     }

@@ -56,8 +56,10 @@ impl Store {
 
 fn check(path: &Path) -> Result<(), String> {
     let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
-    // `/etc` or `/var/lib` is nobody's state directory.
-    if !path.is_absolute() || !plain || path.components().count() < 4 {
+    // `/etc` or `/var/tmp` is nobody's state directory.
+    let depth = path.components().count().saturating_sub(1);
+    let least = if path.starts_with("/var") { 3 } else { 2 };
+    if !path.is_absolute() || !plain || depth < least {
         return Err("it is no state directory".to_owned());
     }
     match NEEDED.iter().find(|n| path.starts_with(n) || Path::new(n).starts_with(path)) {

@@ -34,7 +34,7 @@ fn read_at(path: &Path) -> io::Result<Option<Resolv>> {
         None
     };
     let mut bytes = Vec::new();
-    match fs::OpenOptions::new().read(true).custom_flags(rustix_nonblock()).open(path) {
+    match fs::OpenOptions::new().read(true).custom_flags(nonblock()).open(path) {
         Ok(file) => drop(file.take(CAP).read_to_end(&mut bytes)?),
         // A link to nowhere, as systemd-resolved's is when it does not run.
         Err(e) if e.kind() == ErrorKind::NotFound && link.is_some() => {}
@@ -45,13 +45,12 @@ fn read_at(path: &Path) -> io::Result<Option<Resolv>> {
 }
 
 /// So that a FIFO in its place does not hold us.
-fn rustix_nonblock() -> i32 {
+fn nonblock() -> i32 {
     i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0)
 }
 
 fn read(path: &Path) -> io::Result<Option<Resolv>> {
-    let backup = path.with_file_name(BACKUP);
-    let backup = fs::symlink_metadata(&backup).is_ok().then(|| backup.display().to_string());
+    let backup = read_at(&path.with_file_name(BACKUP))?.map(|b| b.text);
     Ok(read_at(path)?.map(|r| Resolv { backup, ..r }))
 }
 
@@ -92,18 +91,14 @@ pub async fn act(path: &Path, wanted: &Resolv) -> Result<(), Failure> {
 fn put(path: &Path, wanted: &Resolv) -> io::Result<()> {
     let backup = path.with_file_name(BACKUP);
     let saved = read_at(&backup)?;
-    match (&wanted.backup, &saved) {
+    let there = read_at(path)?.map(|r| r.text);
+    match &saved {
         // The backup is what is wanted: moving it back keeps owner, mode and what else we do not know of.
-        (None, Some(saved)) if is(saved, wanted) => fs::rename(&backup, path)?,
-        // An undo: what stands there now becomes the backup again.
-        (Some(_), None) if fs::symlink_metadata(path).is_ok() => {
-            rustix::fs::linkat(
-                rustix::fs::CWD,
-                path,
-                rustix::fs::CWD,
-                &backup,
-                rustix::fs::AtFlags::empty(),
-            )?;
+        Some(saved) if is(saved, wanted) => fs::rename(&backup, path)?,
+        // An undo: what stands there now was the backup, and becomes it again.
+        None if wanted.backup.is_some() && wanted.backup == there => {
+            let at = rustix::fs::CWD;
+            rustix::fs::linkat(at, path, at, &backup, rustix::fs::AtFlags::empty())?;
             write(path, wanted)?;
         }
         _ => write(path, wanted)?,
@@ -164,18 +159,20 @@ mod tests {
     async fn a_backup_is_moved_back_and_an_undo_makes_it_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
-        symlink("../run/stub.conf", dir.path().join(BACKUP)).unwrap();
+        fs::create_dir(dir.path().join("run")).unwrap();
+        fs::write(dir.path().join("run/stub.conf"), "nameserver 127.0.0.53\n").unwrap();
+        symlink("run/stub.conf", dir.path().join(BACKUP)).unwrap();
         fs::write(&path, TAILSCALE).unwrap();
         let before = seen(&path).await;
         assert!(before.backup.is_some());
         let wanted =
-            Resolv { link: Some("../run/stub.conf".into()), ..text("nameserver 127.0.0.53\n") };
+            Resolv { link: Some("run/stub.conf".into()), ..text("nameserver 127.0.0.53\n") };
         act(&path, &wanted).await.unwrap();
-        assert_eq!(fs::read_link(&path).unwrap(), Path::new("../run/stub.conf"));
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new("run/stub.conf"));
         assert!(!dir.path().join(BACKUP).exists() && seen(&path).await.backup.is_none());
         act(&path, &before).await.unwrap();
         assert_eq!(seen(&path).await, before);
-        assert_eq!(fs::read_link(dir.path().join(BACKUP)).unwrap(), Path::new("../run/stub.conf"));
+        assert_eq!(fs::read_link(dir.path().join(BACKUP)).unwrap(), Path::new("run/stub.conf"));
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use lifeline_core::op::Seen;
 use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::{chain, lasting, passing};
-use crate::netlink::{Kernel, NetlinkError as Error, victim};
+use crate::netlink::{Added, Kernel, NetlinkError as Error, rule_message, victim};
 
 /// Copies of a rule are legal, and some tool may be adding them as fast as we delete.
 const MOST: usize = 64;
@@ -43,8 +43,7 @@ pub async fn act(
     present: &[Rule],
 ) -> Result<(), Failure> {
     for rule in present {
-        // Exclusive: the kernel says it is there, where a dump under churn may have missed it (field guide K4).
-        kernel.add_rule(rule).await.map_err(|e| failed(&e))?;
+        restore(kernel, family, rule).await?;
     }
     for rule in absent {
         delete(kernel, family, rule).await?;
@@ -54,6 +53,28 @@ pub async fn act(
 
 fn failed(e: &Error) -> Failure {
     if e.is_retryable() { passing(chain(e)) } else { lasting(chain(e)) }
+}
+
+/// Adds a rule exclusively: the kernel says when it is there, where a dump under churn may have missed it (field guide K4). It
+/// says so too when only one with more selectors is there, `from 10.9.0.0/16 lookup 52` for `lookup 52`: the same wildcards.
+async fn restore(kernel: &Kernel, family: Family, rule: &Rule) -> Result<(), Failure> {
+    if kernel.add_rule(rule).await.map_err(|e| failed(&e))? == Added::Added {
+        return Ok(());
+    }
+    let dump = kernel.rules(family).await.map_err(|e| failed(&e))?;
+    let is_narrower = |r: &Rule| {
+        let open = |mine: bool, theirs: bool| mine == theirs || !mine;
+        r.pref == rule.pref
+            && r.action == rule.action
+            && open(rule.from.is_some(), r.from.is_some())
+            && open(rule.to.is_some(), r.to.is_some())
+            && (r.from != rule.from || r.to != rule.to || r.exotic)
+    };
+    let there = dump.iter().any(|(r, _)| r == rule);
+    if !there && dump.iter().any(|(r, _)| is_narrower(r)) {
+        kernel.copy_rule(rule_message(rule)).await.map_err(|e| failed(&e))?;
+    }
+    Ok(())
 }
 
 /// Deletes every copy of a rule, and no other rule.

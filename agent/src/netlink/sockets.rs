@@ -52,6 +52,8 @@ pub struct TcpSocket {
     pub uid: u32,
     /// Inode, by which `/proc/PID/fd` names it.
     pub inode: u32,
+    /// How often what is under way has been sent again: nothing comes back.
+    pub retransmits: u8,
     family: u8,
     /// Names this socket for ever: it ends with a cookie that no other socket gets.
     id: [u8; ID],
@@ -165,7 +167,9 @@ fn read(message: &[u8]) -> Option<TcpSocket> {
         dst: SocketAddr::new(dst, port(2)?),
         mark,
     };
-    Some(TcpSocket { socket, uid, inode, family, id })
+    // Timer 1 is retransmission and 4 a closed window's probe; the others count something else.
+    let retransmits = if matches!(message.get(2), Some(1 | 4)) { *message.get(3)? } else { 0 };
+    Some(TcpSocket { socket, uid, inode, retransmits, family, id })
 }
 
 /// An address in its sixteen bytes. A dual-stack socket's IPv4 peer is shown as the IPv4 address it is.
