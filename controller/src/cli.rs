@@ -67,6 +67,8 @@ pub enum Verb {
     History(verbs::history::Args),
     /// Show, accept or forget what a node looks like when it is well
     Baseline(verbs::baseline::Args),
+    /// List the faults Lifeline knows
+    Faults(verbs::faults::Args),
     /// Make and show certificates
     Pki(verbs::pki::Args),
 }

@@ -52,7 +52,7 @@ pub enum IdentityError {
         from_s: i64,
     },
     /// An agent's.
-    #[error("use {} to call an agent: it is for servers only ({whose})", path.display())]
+    #[error("use certificate {} to call an agent: it is for servers only ({whose})", path.display())]
     ServerOnly {
         /// File.
         path: PathBuf,

@@ -76,6 +76,7 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::Report(args) => verbs::report::run(args, &session()?).await,
         Verb::History(args) => verbs::history::run(args, &session()?).await,
         Verb::Baseline(args) => verbs::baseline::run(args, &session()?).await,
+        Verb::Faults(args) => verbs::faults::run(args, out),
         Verb::Pki(args) => verbs::pki::run(args, out),
     }
 }

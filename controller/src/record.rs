@@ -44,6 +44,10 @@ pub struct Record {
     pub end: Option<End>,
     /// Lines that could not be read; a newer agent wrote them.
     pub strange: u32,
+    /// Lines of which viewers are told the words, and not the journal behind them.
+    pub withheld: u32,
+    /// The clock of the last line that had one.
+    last: u64,
 }
 
 /// A line as it is shown.
@@ -92,13 +96,16 @@ impl Record {
         }
         self.seen = reply.number;
         let number = reply.number;
-        let line = |at: u64, part: &str, text: String| Line {
-            number,
-            at: clock(at),
-            part: part.into(),
-            text,
+        let last = self.last;
+        let line = |at: u64, part: &str, text: String| {
+            let at = clock(if at == 0 { last } else { at });
+            Line { number, at, part: part.into(), text }
         };
         match reply.what? {
+            What::Line(l) if l.json.is_empty() => {
+                self.withheld += 1;
+                Some(line(0, &l.rung, l.text))
+            }
             What::Line(l) => {
                 let at = match self.runs.iter().position(|r| r.id == l.run) {
                     Some(at) => at,
@@ -114,11 +121,13 @@ impl Record {
                     return Some(line(0, &l.rung, l.text));
                 };
                 let wall = entry.stamp.wall_ms;
+                self.last = wall;
                 run.entries.push(entry);
                 let said = run.entries.last().map(|e| report::say(&e.event, run.plan()));
                 Some(line(wall, &l.rung, said.unwrap_or(l.text)))
             }
             What::Note(n) => {
+                self.last = n.wall_ms;
                 self.notes.push(Note { wall_ms: n.wall_ms, text: n.text.clone() });
                 Some(line(n.wall_ms, "agent", n.text))
             }

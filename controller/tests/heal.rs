@@ -251,7 +251,7 @@ async fn an_incident_under_way_is_followed_first() {
 async fn ctrl_c_stops_the_watching_and_says_how_to_go_on() {
     let story = Story {
         hangs: true,
-        ..Story::of(vec![story::run(
+        ..Story::of(&[story::run(
             "r-1",
             Rung::Quiet,
             story::stop(),
@@ -289,7 +289,7 @@ async fn ctrl_c_stops_the_watching_and_says_how_to_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_passes_leaves_the_agent_to_it() {
-    let story = Story { hangs: true, ..Story::of(vec![vec![story::note("waiting")]]) };
+    let story = Story { hangs: true, ..Story::of(&[vec![story::note("waiting")]]) };
     let (ran, agent) = heal(StandIn::captured(vec![story]), &["--limit", "1s"]).await;
     ran.exits(5).says("It goes on at calypso. Follow it: ctl watch calypso i-1");
     assert!(!agent.asked().iter().any(|a| a.starts_with("cancel")));

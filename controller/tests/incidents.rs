@@ -57,7 +57,7 @@ async fn a_report_goes_to_the_terminal_or_to_a_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_of_what_goes_on_ends_where_it_has_got() {
     let lines = story::run("r-1", Rung::Quiet, story::stop(), Ending::Unwell);
-    let (desk, agent) = desk(vec![Story { hangs: true, ..Story::of(vec![lines]) }]).await;
+    let (desk, agent) = desk(vec![Story { hangs: true, ..Story::of(&[lines]) }]).await;
     agent.state().running = "i-1".into();
     let shown = desk.ctl(&["report", "calypso"]).await.exits(0).stdout;
     assert!(

@@ -8,6 +8,10 @@ mod story;
 
 mod config;
 mod heal;
+mod help;
 mod incidents;
+mod kube;
 mod pki;
+mod portable;
 mod reach;
+mod readme;

@@ -63,6 +63,16 @@ async fn show_says_whose_a_certificate_is() {
 }
 
 #[tokio::test]
+async fn a_certificate_for_a_drill_has_expired_when_it_is_written() {
+    let desk = Desk::new().await;
+    let args =
+        ["operator", "late", "--role", "operator", "--days", "0", "--dir", "pki", "--out", "late"];
+    desk.pki(&args).await;
+    desk.configure_as("late", &["127.0.0.1:9".parse().unwrap()]);
+    desk.ctl(&["status"]).await.exits(1).says("operator.crt: it expired on");
+}
+
+#[tokio::test]
 async fn a_name_that_would_lie_is_refused() {
     let desk = Desk::new().await;
     for name in ["../eve", "a/b", "", "Calypso"] {

@@ -139,7 +139,7 @@ pub fn end(ending: &str, text: &str, lacks: &[&str]) -> What {
 
 impl Story {
     /// These lines, without surprises.
-    pub fn of(lines: Vec<Vec<What>>) -> Self {
+    pub fn of(lines: &[Vec<What>]) -> Self {
         Self { lines: lines.concat(), breaks_after: None, hangs: false, heals: false }
     }
 
@@ -151,12 +151,12 @@ impl Story {
             run("r-2", Rung::Clean, rules(), Ending::Recovered),
             vec![note("guard lowered"), end("recovered", "well for 30 s", &[])],
         ];
-        Self { heals: true, ..Self::of(lines) }
+        Self { heals: true, ..Self::of(&lines) }
     }
 
     /// It ended some other way.
     pub fn ended(ending: &str, lacks: &[&str]) -> Self {
         let first = run("r-1", Rung::Quiet, stop(), Ending::Unwell);
-        Self::of(vec![first, vec![end(ending, "so it is", lacks)]])
+        Self::of(&[first, vec![end(ending, "so it is", lacks)]])
     }
 }

@@ -1,5 +1,7 @@
 //! Reports against golden files: what an operator, a git history and an issue get to read. `UPDATE=1` rewrites them.
 
+#![allow(clippy::unwrap_used, reason = "what surprises a test ends it")]
+
 use lifeline_core::clock::Stamp;
 use lifeline_core::diagnosis::Health;
 use lifeline_core::engine::{Ending, Entry, Event, Outcome};

@@ -81,15 +81,18 @@ fn stability(text: &str) -> Result<Duration, String> {
 pub async fn run(args: &Args, session: &Session) -> Outcome {
     session.may_act(&format!("heal {}", args.node))?;
     let out = session.out;
-    let looked = async { tokio::join!(session.agent(&args.node), before(args, session)) };
-    let Some((agent, seen)) = interruptible(looked).await else {
+    // An agent that cannot be reached is said at once, whatever the API server does.
+    let seen = async { Ok(before(args, session).await) };
+    let looked = async { tokio::try_join!(session.agent(&args.node), seen) };
+    let Some(looked) = interruptible(looked).await else {
         out.say("Nothing was done.");
         return Ok(Exit::Unhealthy);
     };
+    let (agent, seen) = looked?;
     let mut heal = Heal {
         args,
         session,
-        agent: agent?,
+        agent,
         cluster: seen,
         records: Vec::new(),
         verdict: None,

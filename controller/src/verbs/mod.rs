@@ -2,6 +2,7 @@
 
 pub mod baseline;
 pub mod diagnose;
+pub mod faults;
 pub mod heal;
 pub mod history;
 pub mod pki;

@@ -65,8 +65,8 @@ enum What {
         /// What they may do: a viewer looks, an operator acts
         #[arg(long, value_enum)]
         role: Role,
-        /// How long it is valid
-        #[arg(long, default_value_t = 7, value_parser = value_parser!(u16).range(1..=3650))]
+        /// How long it is valid; 0 has expired when it is written, for drills
+        #[arg(long, default_value_t = 7, value_parser = value_parser!(u16).range(..=3650))]
         days: u16,
         /// Where the authority is
         #[arg(long)]

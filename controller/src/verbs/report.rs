@@ -56,6 +56,9 @@ pub async fn run(args: &Args, session: &Session) -> Outcome {
             record.strange
         ));
     }
+    if record.withheld > 0 {
+        out.say("Viewers are told what happened, not the journals: what each step did is not in the report.");
+    }
     if let Some(file) = &args.out {
         files::write(file, &text, 0o644, Present::Replace)?;
         out.print(file.display().to_string());

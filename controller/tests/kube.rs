@@ -1,0 +1,111 @@
+//! The API server's view: two renewals of the lease that were seen to happen, and Ready.
+
+use crate::agent::StandIn;
+use crate::desk::{Desk, Ran};
+use crate::story::Story;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Answers as an API server does about one node: the lease is renewed with each look, as the kubelet would every 10 s.
+async fn api_server(ready: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let looks = Arc::new(AtomicU32::new(0));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream, Arc::clone(&looks), ready));
+        }
+    });
+    format!("http://{at}")
+}
+
+async fn answer(mut stream: TcpStream, looks: Arc<AtomicU32>, ready: &str) {
+    let mut buffer = vec![0; 16_384];
+    let mut have = 0;
+    loop {
+        let Ok(n @ 1..) = stream.read(&mut buffer[have..]).await else { return };
+        have += n;
+        let text = String::from_utf8_lossy(&buffer[..have]).into_owned();
+        if !text.contains("\r\n\r\n") {
+            continue;
+        }
+        have = 0;
+        let path = text.split(' ').nth(1).unwrap().split('?').next().unwrap().to_owned();
+        let (code, body) = match path.as_str() {
+            "/api/v1/nodes/calypso" => (
+                "200 OK",
+                format!(
+                    r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"calypso"}},"status":{{"conditions":[{{"type":"Ready","status":"{ready}","reason":"KubeletReady"}}]}}}}"#
+                ),
+            ),
+            "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/calypso" => {
+                let second = looks.fetch_add(1, Ordering::Relaxed) % 60;
+                (
+                    "200 OK",
+                    format!(
+                        r#"{{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{{"name":"calypso"}},"spec":{{"renewTime":"2025-10-13T12:00:{second:02}.000000Z"}}}}"#
+                    ),
+                )
+            }
+            other => (
+                "404 Not Found",
+                format!(
+                    r#"{{"kind":"Status","status":"Failure","code":404,"reason":"NotFound","message":"{other} not found"}}"#
+                ),
+            ),
+        };
+        let head = format!(
+            "HTTP/1.1 {code}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        if stream.write_all(format!("{head}{body}").as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn heal(server: &str, agent: StandIn) -> (Desk, Ran) {
+    let desk = Desk::new().await;
+    let (at, _agent) = agent.serve(&desk, "calypso", "pki").await;
+    desk.configure(&[at]);
+    let config = desk.read("ctl.toml");
+    desk.write("ctl.toml", &format!("kubeconfig = \"kubeconfig\"\ncontext = \"lab\"\n{config}"));
+    desk.write(
+        "kubeconfig",
+        &format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: lab\n  cluster:\n    server: {server}\nusers:\n- name: me\n  user: {{}}\n\
+             contexts:\n- name: lab\n  context:\n    cluster: lab\n    user: me\n"
+        ),
+    );
+    let ran = desk.ctl(&["heal", "calypso", "--yes", "-o", "json", "--report", "r.md"]).await;
+    (desk, ran)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_renewals_and_ready_are_the_proof() {
+    let (desk, ran) =
+        heal(&api_server("True").await, StandIn::captured(vec![Story::recovered()])).await;
+    let ran =
+        ran.exits(0).says("The API server sees calypso Ready, lease renewed 2025-10-13T12:00:00");
+    let cluster = &ran.json()["cluster"];
+    assert_eq!((&cluster["proven"], &cluster["renewals"]), (&true.into(), &2.into()), "{cluster}");
+    assert_eq!(cluster["before"]["renewed"], "2025-10-13T12:00:00.000000Z");
+    assert!(desk.read("r.md").contains("- lease renewals seen to happen after the heal: 2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_out_of_reach_does_not_keep_an_agent_from_healing() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let agent = StandIn::captured(vec![Story::ended("rolled-back", &[])]);
+    let (_desk, ran) = heal(&format!("http://{nobody}"), agent).await;
+    ran.exits(3).says("The API server could not be asked: ask the API server for node calypso");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healthy_node_needs_no_proof() {
+    let (_desk, ran) = heal(&api_server("False").await, StandIn::calypso()).await;
+    let ran = ran.exits(0).says("sees calypso NotReady (KubeletReady)");
+    assert_eq!(ran.json()["cluster"], serde_json::Value::Null);
+}
