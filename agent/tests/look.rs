@@ -380,11 +380,19 @@ fn sockets_are_seen_with_their_marks_and_one_can_be_aborted() {
         let kernel = Kernel::open().unwrap();
         let all = kernel.tcp_sockets().await.unwrap();
         assert_eq!(all.len(), 1, "{all:?}");
+        assert_eq!((all[0].socket.mark, all[0].socket.state.as_str()), (0x40, "established"));
+        assert_eq!(all[0].socket.src.ip().to_string(), "192.168.2.80");
+        // The look leaves our own out, whatever they are.
+        let mut other = std::process::Command::new("bash")
+            .args(["-c", &format!("exec 3<>/dev/tcp/{API}/6445; sleep 60")])
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let seen = look(places).full().await;
-        // The look's own calls come and go; ours stays.
-        let ours = seen.sockets.iter().find(|s| s.dst.port() == 6445).unwrap();
-        assert_eq!((ours.mark, ours.state.as_str()), (0x40, "established"));
-        assert_eq!(ours.src.ip().to_string(), "192.168.2.80");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        let seen: Vec<_> = seen.sockets.iter().map(|s| (s.dst.port(), s.mark)).collect();
+        assert_eq!(seen, [(6445, 0)]);
         match kernel.destroy_socket(&all[0]).await {
             Ok(gone) => assert!(gone),
             // CONFIG_INET_DIAG_DESTROY is off on some kernels.

@@ -411,6 +411,8 @@ fn changes_are_hinted_at_once_each_however_many_there_are() {
         assert_eq!(hints().await, [Hint::Rule]);
         ip("link add d0 type bridge");
         assert!(hints().await.contains(&Hint::Link));
+        // Else a link-local address comes whenever it pleases.
+        ip("link set d0 addrgenmode none");
         ip("link set d0 up");
         ip("addr add 10.0.0.1/24 dev d0");
         let seen = hints().await;

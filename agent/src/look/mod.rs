@@ -153,11 +153,12 @@ impl Look {
             let guarded = stands(&seen.rules, self.places.policy.see_through, false);
             let mirrored = stands(&seen.rules, self.places.policy.lifeline, true);
             let names = LinkNames::from(seen.links.as_slice());
-            let (lookups, probes, lease, sockets, fdb) = tokio::join!(
+            // Before our own calls are on their way.
+            let sockets = sockets::read(&self.kernel, &self.places.proc, &targets).await;
+            let (lookups, probes, lease, fdb) = tokio::join!(
                 self.lookups(&seen, &names, &targets),
                 probes::call(&self.kernel, &self.places, &names, &targets, guarded, mirrored),
                 lease::read(&self.places, &seen.cluster),
-                sockets::read(&self.kernel, &targets),
                 netlinked(Sense::Fdb, self.kernel.neighbours_fdb(&names)),
             );
             seen.lookups = lookups.unpack(&mut seen.gaps);

@@ -17,10 +17,13 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 /// TCP and TLS together: two round trips, and one lost SYN, which the kernel sends again after a second.
-const API_LIMIT: Duration = Duration::from_millis(2_500);
-/// Two echoes, a second apart at most: the first may wait for ARP.
-const ECHO_LIMIT: Duration = Duration::from_millis(700);
+const LIMIT: Duration = Duration::from_millis(2_500);
+/// The see-through path is called only while a guard stands, and is then expected to be dead: a heal must not wait for it.
+const SEE_THROUGH_LIMIT: Duration = Duration::from_secs(1);
+/// So many echoes within a limit: the first may wait for ARP.
 const ECHOES: u16 = 2;
+/// A gateway is one hop away.
+const ECHO_LIMIT: Duration = Duration::from_millis(1_400);
 
 /// Calls every API server and gateway. Along the see-through path only while a guard stands, for without one it is the plain
 /// path; along the lifeline only when it is laid, for without it a marked packet goes wherever the others go.
@@ -48,13 +51,14 @@ pub(super) async fn call(
         let mark = mark_of(through, &places.policy);
         let dst = target.dst;
         let api = SocketAddr::new(dst, target.port);
+        let limit = if through == Through::SeeThrough { SEE_THROUGH_LIMIT } else { LIMIT };
         let (name, reach, src) = match &config {
             Some(config) if target.role == Role::Api => {
-                let call = handshake::call(api, mark, config.clone(), API_LIMIT).await;
+                let call = handshake::call(api, mark, config.clone(), limit).await;
                 (format!("api {api}"), call.reach, call.src)
             }
             _ => {
-                let (reach, src) = gateway(kernel, names, dst, mark).await;
+                let (reach, src) = gateway(kernel, names, dst, mark, limit.min(ECHO_LIMIT)).await;
                 (format!("gateway {dst}"), reach, src)
             }
         };
@@ -71,6 +75,7 @@ async fn gateway(
     names: &LinkNames,
     dst: IpAddr,
     mark: u32,
+    limit: Duration,
 ) -> (Reach, Option<IpAddr>) {
     let socket = match raw(dst, mark) {
         Ok(socket) => socket,
@@ -85,7 +90,10 @@ async fn gateway(
             let silent = seq > 1 && e.raw_os_error() == Some(113);
             return (if silent { Reach::Silent } else { unsent(&e) }, src);
         }
-        if timeout(ECHO_LIMIT, reply(&socket, dst, id)).await.is_ok_and(|r| r.is_ok()) {
+        if timeout(limit / u32::from(ECHOES), reply(&socket, dst, id))
+            .await
+            .is_ok_and(|r| r.is_ok())
+        {
             return (Reach::Echo, src);
         }
     }
