@@ -1,7 +1,7 @@
 //! The captures of a real node with the real tailscaled, read by the same parsers as a live one, give exactly the observation
 //! of the golden case that was made from them by other means.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 mod iproute;
 
