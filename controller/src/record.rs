@@ -1,7 +1,7 @@
 //! An incident as it was watched: every line once, in order, whatever the connection did meanwhile.
 
 use crate::words::clock;
-use lifeline_core::engine::{Entry, Event};
+use lifeline_core::engine::{Entry, Event, Outcome};
 use lifeline_core::op::NodeOp;
 use lifeline_core::plan::NodePlan;
 use lifeline_core::report::{self, Incident, Note, Run};
@@ -77,10 +77,30 @@ pub struct RunJson {
 struct StepJson {
     what: String,
     kind: &'static str,
-    /// `null` when it was not reached, or was cut off.
-    outcome: Option<String>,
-    undone: Option<String>,
+    /// `done`, `already-so`, `foreign`, `irreversible`, `failed`; `null` when it was not reached, or was cut off.
+    outcome: Option<&'static str>,
+    /// The same words; `null` when nobody undid it.
+    undone: Option<&'static str>,
+    /// What went wrong.
+    why: Option<String>,
     irreversible: Option<&'static str>,
+}
+
+fn outcome(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done => "done",
+        Outcome::AlreadySo => "already-so",
+        Outcome::Foreign => "foreign",
+        Outcome::Irreversible { .. } => "irreversible",
+        Outcome::Failed { .. } => "failed",
+    }
+}
+
+fn why(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Failed { why, .. } => Some(why.clone()),
+        _ => None,
+    }
 }
 
 impl Record {
@@ -167,8 +187,9 @@ impl Record {
                 .map(|s| StepJson {
                     what: s.op.to_string(),
                     kind: s.op.kind(),
-                    outcome: s.ended.map(|(_, o)| report::outcome_words(o)),
-                    undone: s.undone.map(|(_, o)| report::outcome_words(o)),
+                    outcome: s.ended.map(|(_, o)| outcome(o)),
+                    undone: s.undone.map(|(_, o)| outcome(o)),
+                    why: s.ended.iter().chain(&s.undone).find_map(|(_, o)| why(o)),
                     irreversible: s.irreversible,
                 })
                 .collect(),

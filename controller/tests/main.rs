@@ -7,6 +7,7 @@ mod desk;
 mod story;
 
 mod config;
+mod documents;
 mod heal;
 mod help;
 mod incidents;

@@ -2,6 +2,7 @@
 
 use crate::agent::StandIn;
 use crate::desk::Desk;
+use crate::story::Story;
 use lifeline_core::diagnosis::Verdict;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use std::net::SocketAddr;
@@ -210,6 +211,10 @@ async fn the_local_socket_needs_no_configuration_and_must_be_the_right_nodes() {
     desk.ctl(&["--socket", &socket, "diagnose", "calypso"]).await.exits(0);
     let ran = desk.ctl(&["diagnose", "styx", "--socket", &socket]).await.exits(1);
     ran.says("the agent there is calypso's");
+    let healed = StandIn::captured(vec![Story::recovered()]).serve_unix(&desk, "heal.sock");
+    let socket = desk.path("heal.sock").display().to_string();
+    desk.ctl(&["--socket", &socket, "heal", "calypso", "--yes"]).await.exits(0);
+    assert_eq!(healed.consents().len(), 1);
     let ran = desk.ctl(&["--socket", "/nowhere/agent.sock", "status"]).await.exits(1);
     ran.says("/nowhere/agent.sock  connect: No such file");
 }
