@@ -193,11 +193,13 @@ fn one(step: &Step<NodeOp>, seen: &Observation, base: &Baseline) -> Vec<String> 
             out
         }
         NodeOp::Quarantined { path } => {
-            let depth = path.split('/').filter(|p| !p.is_empty()).count();
+            // Where programs keep state of their own, one folder each: never the home itself.
+            let homes = ["/var/lib/", "/var/cache/", "/run/"];
+            let is_in = |h: &str| path.strip_prefix(h).is_some_and(|rest| !rest.is_empty());
             let spared = ["rancher", "kubelet", "lifeline", "containerd", "cni", "flannel"];
             let is_spared = path.split('/').any(|p| spared.contains(&p));
-            let is_odd = !path.starts_with('/') || path.split('/').any(|p| p == "..");
-            if is_odd || depth < 2 || is_spared || !seen.paths.contains(path) {
+            let is_odd = !homes.into_iter().any(is_in) || path.split('/').any(|p| p == "..");
+            if is_odd || is_spared || !seen.paths.contains(path) {
                 [format!("{path} is not a culprit's directory")].into()
             } else {
                 Vec::new()
