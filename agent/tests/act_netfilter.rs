@@ -284,6 +284,22 @@ fn a_legacy_lock_that_is_held_is_waited_for_with_a_bound_and_nothing_lands_later
 }
 
 #[test]
+fn an_iptables_that_knows_no_other_lock_is_given_the_shared_one() {
+    alone(async || {
+        let mut paths = Paths::default();
+        paths.locks.own = paths.locks.shared.clone();
+        let hands = Hands::new(Kernel::open().unwrap(), paths, "test");
+        with("iptables-legacy", NODE);
+        let clean = saved("iptables-legacy");
+        with("iptables-legacy", TAILSCALE);
+        for table in ["filter", "nat", "mangle"] {
+            take(&hands, &op(Backend::Legacy, Family::V4, table)).await;
+        }
+        assert_eq!(saved("iptables-legacy"), clean);
+    });
+}
+
+#[test]
 fn twenty_thousand_rules_are_cleaned_within_the_target_and_nothing_else_changes() {
     alone(async || {
         let hands = hands();

@@ -17,7 +17,7 @@ use lifeline_core::op::{PlacedRule, Seen};
 use rustix::fs::FlockOperation;
 
 use super::{blocking, chain, lasting, passing};
-use crate::children::{Call, find};
+use crate::children::{Call, ChildError, find};
 use crate::netfilter::{nft_family, read, tool};
 
 /// How long we wait for somebody else's xtables lock. kube-proxy holds it for some 0.1 s at a time.
@@ -193,7 +193,7 @@ pub async fn act(target: &Target<'_>, locks: &Locks) -> Result<(), Failure> {
     let what = target.what();
     target.check().map_err(|why| lasting(format!("{what}: refused: {why}")))?;
     // Legacy replaces the whole table with what it has read: nobody else may write between our reading and our writing.
-    let lock = match target.backend {
+    let mut lock = match target.backend {
         Backend::Legacy => Some(take_lock(&what, locks).await?),
         Backend::Nft => None,
     };
@@ -211,8 +211,14 @@ pub async fn act(target: &Target<'_>, locks: &Locks) -> Result<(), Failure> {
         Dialect::Nft => Call::new("nft").args(test.then_some("-c")).args(["-f", "-"]),
     };
     for test in [true, false] {
-        let call = restore(test).env("XTABLES_LOCKFILE", locks.own.clone());
-        let done = call.stdin(script.clone()).limit(LIMIT).run().await.and_then(|r| r.checked());
+        let ours = restore(test).env("XTABLES_LOCKFILE", locks.own.clone());
+        let mut done = run(ours, &script).await;
+        if lock.is_some() && done.as_ref().is_err_and(|e| e.to_string().contains("xtables lock")) {
+            // Before 1.8.5 iptables knows only the shared lock, and waits for us to let it go. It gives up by itself well within
+            // its deadline, so what it does is done before we return all the same.
+            lock = None;
+            done = run(restore(test), &script).await;
+        }
         if let Err(e) = done {
             // The script tells which of our lines it is that the tool names by number.
             tracing::warn!(table = target.table, script, error = %e, "netfilter refused a change");
@@ -222,6 +228,10 @@ pub async fn act(target: &Target<'_>, locks: &Locks) -> Result<(), Failure> {
     }
     drop(lock);
     confirm(target, &what).await
+}
+
+async fn run(call: Call, script: &str) -> Result<(), ChildError> {
+    call.stdin(script).limit(LIMIT).run().await?.checked().map(drop)
 }
 
 /// Asks for each chain that should be gone by a way that does not read the table: a chain that cannot be listed is not there.

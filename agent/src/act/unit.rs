@@ -9,7 +9,7 @@ use lifeline_core::engine::Failure;
 use lifeline_core::op::Seen;
 use tokio::time::{sleep, timeout};
 use zbus::Connection;
-use zbus::wire::OwnedObjectPath;
+use zbus::OwnedObjectPath;
 
 use super::{chain, lasting, passing};
 
