@@ -93,6 +93,8 @@ pub struct Evidence<'a> {
     pub doubts: Vec<String>,
     /// Does our guard stand?
     pub guarded: bool,
+    /// Our guard came between the dump and the questions: what answered is not known to have answered without it.
+    pub shifting: bool,
     /// The API server.
     pub api: Calls,
     /// Rules of the baseline that are not there.
@@ -116,6 +118,7 @@ impl<'a> Evidence<'a> {
             left: Vec::new(),
             doubts: Vec::new(),
             guarded,
+            shifting: !guarded && guard_came(seen),
             api: Calls::default(),
             missing_rules: base
                 .rules
@@ -421,6 +424,18 @@ impl<'a> Evidence<'a> {
                 && !matches!(said, Answer::Leaves { table: t, .. } if t == *table)
         })
     }
+}
+
+/// Without a guard the see-through mark makes no difference; where it does, one was raised after the rules were dumped.
+fn guard_came(seen: &Observation) -> bool {
+    let way = |l: &Lookup| match &l.fate {
+        Fate::Leaves { dev, via, .. } => Some((dev.clone(), *via)),
+        Fate::Local | Fate::Refused(_) => None,
+    };
+    seen.lookups.iter().filter(|l| l.through == Through::Plain).any(|plain| {
+        let through = |l: &&Lookup| l.through == Through::SeeThrough && l.dst == plain.dst;
+        seen.lookups.iter().find(through).is_some_and(|l| way(l) != way(plain))
+    })
 }
 
 /// The same rule, whoever put it there.

@@ -82,6 +82,9 @@ fn verdict(e: &Evidence<'_>) -> Verdict {
     if !e.uplinks_down().is_empty() {
         return Verdict::Upstream;
     }
+    if e.shifting {
+        return Verdict::Unknown;
+    }
     if e.has_moved() {
         return Verdict::Moved;
     }
@@ -192,6 +195,9 @@ fn unknown(e: &Evidence<'_>) -> String {
     }
     if e.expected.iter().all(|x| x.path.is_none()) {
         return "it is not known how this node looks when it is well".to_string();
+    }
+    if e.shifting {
+        return "our guard was raised during this look: the next one tells".to_string();
     }
     match e.doubts.first() {
         Some(doubt) => doubt.clone(),
