@@ -108,7 +108,7 @@ pub struct Config {
 impl Config {
     /// Reads the file that was named, or the one in its usual place.
     pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
-        let path = match named {
+        let path = match named.filter(|p| !p.as_os_str().is_empty()) {
             Some(path) => path.to_owned(),
             None => home()?.join(".config/lifeline/ctl.toml"),
         };

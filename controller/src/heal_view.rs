@@ -91,14 +91,14 @@ pub fn json<'a>(told: &Told<'a>) -> HealJson<'a> {
 }
 
 /// What was found, before the plan.
-pub fn found(d: &Diagnosis, paint: Paint) -> String {
+pub fn found(d: &Diagnosis, paint: Paint) -> Vec<String> {
     let mut lines = Vec::new();
     for f in &d.findings {
         lines.push(format!("  found {}  {}", f.key(), words::severity(f.severity, paint)));
         lines.extend(f.evidence.iter().map(|e| format!("    {e}")));
     }
     lines.extend(d.held.iter().map(|h| format!("  held back {}: {}", h.fault, h.why)));
-    lines.join("\n")
+    lines
 }
 
 /// For people.

@@ -3,6 +3,7 @@
 mod agent;
 mod ask;
 mod cli;
+mod climb;
 mod cluster;
 mod config;
 mod consent;

@@ -88,7 +88,11 @@ impl Session {
     /// Reaches a node's agent.
     pub async fn agent(&self, node: &str) -> Result<Agent, CommandError> {
         let road = self.road(node)?;
-        let agent = Agent::from(reach::reach(node, &road).await?);
+        let mut agent = Agent::from(reach::reach(node, &road).await?);
+        // Over the network its certificate vouches for the name; on the socket nobody need have typed one.
+        if !node.is_empty() {
+            node.clone_into(&mut agent.node);
+        }
         if let Some(config) = &self.config
             && !agent.status.cluster.is_empty()
             && agent.status.cluster != config.cluster

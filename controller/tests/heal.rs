@@ -238,6 +238,16 @@ async fn a_consent_that_no_longer_fits_leads_to_the_new_plan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_failed_attempt_is_no_answer() {
+    let agent = StandIn::captured(vec![Story::recovered()]);
+    agent.state().opened.push(("theirs".into(), Story::ended("rolled-back", &[])));
+    agent.state().running = "i-1".into();
+    let (ran, agent) = heal(agent, &[]).await;
+    ran.exits(0).says("That ended: rolled-back. Looking again.");
+    assert_eq!(agent.consents().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_incident_under_way_is_followed_first() {
     let agent = StandIn::captured(vec![]);
     agent.state().opened.push(("theirs".into(), Story::recovered()));
