@@ -127,7 +127,7 @@ fn interrupted(heal: &Heal<'_>) -> Exit {
     out.say("");
     match &heal.running {
         Some(i) => {
-            out.say(format!("Stopped watching. The heal goes on at {node} by itheal."));
+            out.say(format!("Stopped watching. The heal goes on at {node} by itself."));
             out.say(format!("  follow it:           ctl watch {node} {i}"));
             out.say(format!("  follow and prove it: ctl heal {node}"));
             out.say(format!("  stop and undo it:    ctl undo {node} {i}"));
