@@ -20,6 +20,7 @@
 //! `#` starts a comment line. Nothing is guessed: an unknown word is an error with its line.
 
 mod read;
+mod words;
 mod write;
 
 pub use read::{BadLine, read};

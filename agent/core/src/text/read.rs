@@ -1,5 +1,6 @@
 //! Reads the text form. Every error says in which line, and which word was not understood.
 
+use super::words::{Result, Words, string};
 use super::{PROTOCOLS, ROUTE_PROTOCOL, SCOPES, TABLES};
 use crate::clock::Stamp;
 use crate::net::{Family, Prefix};
@@ -23,8 +24,6 @@ pub struct BadLine {
     pub why: String,
 }
 
-type Result<T> = core::result::Result<T, String>;
-
 /// Reads an observation.
 ///
 /// # Errors
@@ -40,104 +39,6 @@ pub fn read(text: &str) -> core::result::Result<Observation, BadLine> {
         done.map_err(|why| BadLine { line: at + 1, why })?;
     }
     Ok(seen)
-}
-
-/// What is left of a line.
-struct Words<'a>(&'a str);
-
-impl<'a> Words<'a> {
-    fn is_done(&self) -> bool {
-        self.0.trim_start_matches(' ').is_empty()
-    }
-
-    fn finish(&self) -> Result<()> {
-        if self.is_done() {
-            Ok(())
-        } else {
-            Err(format!("{:?} is one word too many", self.0.trim()))
-        }
-    }
-
-    /// The next word, quotes taken off.
-    fn word(&mut self) -> Result<String> {
-        let text = self.0.trim_start_matches(' ');
-        if text.is_empty() {
-            return Err("it ends too early".to_string());
-        }
-        if text.starts_with('"') {
-            let (word, rest) = string(text)?;
-            self.0 = rest;
-            return Ok(word);
-        }
-        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
-        self.0 = rest;
-        Ok(word.to_string())
-    }
-
-    /// The next word, when there is one and it is bare.
-    fn key(&mut self) -> Option<&'a str> {
-        let text = self.0.trim_start_matches(' ');
-        if text.is_empty() {
-            return None;
-        }
-        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
-        self.0 = rest;
-        Some(word)
-    }
-
-    /// Is this the next word? Then it is taken.
-    fn take(&mut self, word: &str) -> bool {
-        let before = self.0;
-        if self.key() == Some(word) {
-            return true;
-        }
-        self.0 = before;
-        false
-    }
-
-    fn value<T: FromStr>(&mut self, what: &str) -> Result<T> {
-        let word = self.word()?;
-        word.parse().map_err(|_| format!("{word:?} is no {what}"))
-    }
-
-    fn named<T: Copy + FromStr>(&mut self, names: &[(T, &str)], what: &str) -> Result<T> {
-        let word = self.word()?;
-        match names.iter().find(|(_, n)| *n == word) {
-            Some((v, _)) => Ok(*v),
-            None => word.parse().map_err(|_| format!("{word:?} is no {what}")),
-        }
-    }
-
-    /// The rest of the line: quoted as a whole or not at all.
-    fn rest(&mut self) -> Result<String> {
-        let text = self.0.trim_start_matches(' ');
-        self.0 = "";
-        if text.starts_with('"') {
-            let (word, rest) = string(text)?;
-            self.0 = rest;
-            return Ok(word);
-        }
-        Ok(text.to_string())
-    }
-}
-
-/// A JSON string at the start of a text, and what follows it.
-fn string(text: &str) -> Result<(String, &str)> {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => {
-                let (quoted, rest) = text.split_at(at + 1);
-                let word = serde_json::from_str(quoted)
-                    .map_err(|e| format!("{quoted} is no JSON string: {e}"))?;
-                return Ok((word, rest));
-            }
-            _ => {}
-        }
-    }
-    Err("a quote is not closed".to_string())
 }
 
 fn object(seen: &mut Observation, w: &mut Words<'_>) -> Result<()> {
