@@ -205,7 +205,12 @@ fn rules_beyond_iptables_are_deleted_by_handle_and_put_back_where_they_were() {
         let twin = |nth: usize| {
             let line = look.lines().filter(|l| l.contains("10.0.0.2")).nth(nth).unwrap();
             let (spec, handle) = line.trim().split_once(" # handle ").unwrap();
-            NfRule { chain: "INPUT".into(), spec: spec.into(), handle: handle.parse().ok() }
+            NfRule {
+                chain: "INPUT".into(),
+                // As our reader has it: a comment match leaves a hole in what nft prints.
+                spec: spec.replace("  ", " "),
+                handle: handle.parse().ok(),
+            }
         };
         // Two rules that nft prints alike: only the one with that handle is meant.
         assert_eq!(twin(0).spec, twin(1).spec);

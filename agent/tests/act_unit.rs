@@ -1,5 +1,10 @@
 //! Restarting a unit, against a stand-in for systemd on a bus of its own: it answers what systemd would, and can hang.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on must stop"
+)]
 
 use futures_util::StreamExt;
 use lifeline_agent::act::unit;
