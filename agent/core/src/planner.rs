@@ -4,7 +4,8 @@ use crate::baseline::Baseline;
 use crate::diagnosis::{Diagnosis, Verdict};
 use crate::evidence::Evidence;
 use crate::faults::{self, Fault, Want};
-use crate::observation::Observation;
+use crate::judge::judge;
+use crate::observation::{Lease, NfTable, Observation, Through};
 use crate::op::{NodeOp, Op};
 use crate::plan::{FORMAT, NodePlan, Rung, Step, digest};
 use crate::policy::Policy;
@@ -64,6 +65,104 @@ pub fn plan(
         steps,
         deadline_ms,
     })
+}
+
+/// Plans every rung as it would come if each did what it says and the trouble went on: what an operator is shown and
+/// agrees to. Only the first is what would be done now; the later ones are planned afresh from what is then seen.
+pub fn forecast(
+    seen: &Observation,
+    base: &Baseline,
+    policy: &Policy,
+    diag: &Diagnosis,
+) -> Vec<NodePlan> {
+    let mut plans = Vec::new();
+    let (mut seen, mut diag) = (seen.clone(), diag.clone());
+    let sick = matches!(diag.verdict, Verdict::Captured | Verdict::Lost | Verdict::KubeletStuck);
+    for rung in Rung::ENGINE {
+        let Some(plan) = plan(&seen, base, policy, &diag, rung, "", 0) else { continue };
+        imagine(&mut seen, &plan);
+        diag = judge(&seen, base, policy);
+        plans.push(plan);
+    }
+    // A kubelet that was cut off may not come back by itself, which shows only then.
+    let cut_off = sick && diag.findings.iter().all(|f| f.harm) && !plans.is_empty();
+    if cut_off && plans.iter().all(|p| p.rung != Rung::Reconnect) {
+        plans.extend(stuck(seen, base, policy));
+    }
+    plans
+}
+
+/// The last rung, for a node that is well but for a kubelet that does not renew its lease.
+fn stuck(mut seen: Observation, base: &Baseline, policy: &Policy) -> Option<NodePlan> {
+    let age_ms = policy.lease_stale_ms.saturating_mul(2);
+    seen.lease = Some(Lease { age_ms, ..seen.lease.unwrap_or_default() });
+    let diag = judge(&seen, base, policy);
+    // The second attempt restarts, where the first one only closes dead connections.
+    plan(&seen, base, policy, &diag, Rung::Reconnect, "", 1)
+}
+
+/// The node after a plan has done all it says, as far as it matters for planning on.
+fn imagine(seen: &mut Observation, plan: &NodePlan) {
+    for step in &plan.steps {
+        match &step.op {
+            NodeOp::Stopped { process, .. } => {
+                let gone: Vec<String> = seen
+                    .processes
+                    .iter()
+                    .filter(|p| p.pid == process.pid)
+                    .flat_map(|p| p.tuns.clone())
+                    .collect();
+                seen.processes.retain(|p| p.pid != process.pid);
+                // A tun that does not persist goes with the process that holds it, and so do the routes by it.
+                let dies = |dev: &str| gone.iter().any(|g| g == dev);
+                seen.links.retain(|l| !dies(&l.name) || l.persist);
+                seen.addrs.retain(|a| !dies(&a.dev));
+                seen.routes.retain(|r| !r.dev().is_some_and(dies));
+            }
+            NodeOp::Rules { absent, present, .. } => {
+                seen.rules.retain(|r| !absent.contains(r));
+                seen.rules.extend(present.iter().cloned());
+                seen.rules.sort_by_key(|r| (r.family, r.pref));
+            }
+            NodeOp::Routes { absent, present, .. } => {
+                seen.routes.retain(|r| !absent.contains(r));
+                seen.routes.extend(present.iter().cloned());
+            }
+            NodeOp::LinkGone { name, .. } => {
+                seen.links.retain(|l| l.name != *name);
+                seen.addrs.retain(|a| a.dev != *name);
+                seen.routes.retain(|r| r.dev() != Some(name));
+            }
+            NodeOp::Netfilter { backend, family, table, absent, absent_chains, .. } => {
+                let mine = |t: &&mut NfTable| {
+                    t.backend == *backend && t.family == *family && t.name == *table
+                };
+                for t in seen.netfilter.iter_mut().filter(mine) {
+                    t.rules.retain(|r| !absent.contains(r) && !absent_chains.contains(&r.chain));
+                    t.chains.retain(|c| !absent_chains.contains(&c.name));
+                }
+            }
+            NodeOp::ResolvConf { wanted } => seen.resolv = Some(wanted.clone()),
+            NodeOp::Sysctl { key, value } => {
+                seen.sysctls.insert(key.clone(), value.clone());
+            }
+            NodeOp::Quarantined { path } => seen.paths.retain(|p| p != path),
+            NodeOp::ExitNodeOff { .. }
+            | NodeOp::ExitNodeOn { .. }
+            | NodeOp::Released { .. }
+            | NodeOp::FlowsGone { .. }
+            | NodeOp::Restarted { .. } => {}
+        }
+    }
+    // What the kernel answered before no longer counts; what answers on our own path would answer on the plain one.
+    seen.lookups.clear();
+    let own: Vec<_> =
+        seen.probes.iter().filter(|p| p.through == Through::Lifeline).cloned().collect();
+    for probe in seen.probes.iter_mut().filter(|p| p.through != Through::Lifeline) {
+        if let Some(reached) = own.iter().find(|o| o.dst == probe.dst) {
+            probe.reach = reached.reach.clone();
+        }
+    }
 }
 
 /// Time for the whole rung: what its slowest act may take, and a look afterwards (up to 2 s with 20 000 rules).
