@@ -4,7 +4,18 @@
 
 pub mod act;
 pub mod children;
+pub mod clock;
+pub mod config;
 pub mod guard;
+pub mod journal;
+pub mod lines;
 pub mod look;
 pub mod netfilter;
 pub mod netlink;
+pub mod roles;
+pub mod runs;
+pub mod serve;
+pub mod sight;
+pub mod store;
+pub mod tls;
+pub mod worker;

@@ -1,0 +1,51 @@
+//! What can be typed.
+
+mod check_config;
+mod cleanup;
+mod run;
+
+use clap::{Parser, Subcommand};
+use lifeline_agent::config;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Keeps this node's path to its API server open, repairs it when an operator says so, and answers `ctl`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lifeline-agent",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage."
+)]
+struct Cli {
+    /// Configuration file
+    #[arg(long, global = true, default_value = config::USUAL, value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read the configuration and the certificates, and say what is wrong with them
+    CheckConfig,
+    /// Take away every rule and route of ours; for when the agent is removed
+    Cleanup,
+}
+
+/// Does what was typed.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => run::run(&cli.config),
+        Some(Command::CheckConfig) => check_config::check(&cli.config),
+        Some(Command::Cleanup) => cleanup::cleanup(&cli.config),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("Error: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

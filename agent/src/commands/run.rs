@@ -1,0 +1,303 @@
+//! The daemon's frame: starts the parts in the order in which they need each other, and ends them in the other.
+
+use anyhow::Context;
+use arc_swap::ArcSwapOption;
+use lifeline_agent::act::Paths;
+use lifeline_agent::act::netfilter::Locks;
+use lifeline_agent::clock::Clock;
+use lifeline_agent::config::{Config, PORT};
+use lifeline_agent::guard::{Guard, Order};
+use lifeline_agent::look::{Look, Places};
+use lifeline_agent::netlink::Kernel;
+use lifeline_agent::runs::{Parts, Runs};
+use lifeline_agent::serve::service::{About, Service};
+use lifeline_agent::serve::{answer, door};
+use lifeline_agent::sight::{Sight, chain};
+use lifeline_agent::store::Store;
+use lifeline_agent::tls::Trust;
+use lifeline_agent::worker::Worker;
+use lifeline_core::guard::Stand;
+use lifeline_core::policy::Mode;
+use rustix::fs::{FlockOperation, flock};
+use sd_notify::NotifyState;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::prelude::*;
+
+/// How long callers have to hang up when the agent stops.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// One thread is enough: everything waits, nothing computes for long.
+pub fn one_thread() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
+}
+
+/// One process at a time works with a state directory. Without a directory there is nothing to guard against.
+pub fn hold_state(config: &Config) -> anyhow::Result<Option<File>> {
+    let path = config.state.join("lock");
+    let file = match File::options().create(true).truncate(false).write(true).open(&path) {
+        Ok(file) => file,
+        Err(why) => {
+            tracing::warn!("open {}: {why}", path.display());
+            return Ok(None);
+        }
+    };
+    flock(&file, FlockOperation::NonBlockingLockExclusive).with_context(|| {
+        format!(
+            "lock {}: another lifeline-agent works with {}",
+            path.display(),
+            config.state.display()
+        )
+    })?;
+    Ok(Some(file))
+}
+
+/// Runs until it is told to stop.
+pub fn run(path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    speak();
+    // Journals and evidence hold what only root may read.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    one_thread()?.block_on(serve(path, config))
+}
+
+/// To the journal with its fields under systemd, to stderr elsewhere; never both, or every line is there twice.
+fn speak() {
+    let filter = EnvFilter::try_from_env("LIFELINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    match journal {
+        Some(journal) => registry.with(journal).init(),
+        None => registry.with(stderr).init(),
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(why) = sd_notify::notify(state) {
+        tracing::warn!("tell systemd: {why}");
+    }
+}
+
+async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
+    let clock = Clock::read().context("read the boot id")?;
+    let (store, trouble) = Store::open(&config.state);
+    let trouble = trouble.map(|why| {
+        let text = format!(
+            "it can guard and not repair, because nothing can be journalled: {}",
+            chain(&why)
+        );
+        tracing::error!("{text}");
+        text
+    });
+    let _alone = hold_state(&config)?;
+    let store = Arc::new(store);
+    let policy = Arc::new(config.policy.clone());
+    let kernel = Kernel::open().context("open the kernel's routing")?;
+    let places = Places {
+        node: config.node.clone(),
+        api: config.api.clone(),
+        policy: config.policy.clone(),
+        critical: store.baseline().map(|b| b.expected.clone()).unwrap_or_default(),
+        ..Places::default()
+    };
+    let look = Look::new(kernel.clone(), places);
+    let stand = if policy.mode == Mode::Observe { Stand::Lifeline } else { Stand::Guard };
+    let order = Order { stand, base: store.baseline(), moved: false };
+    // Before the first full look: a node that boots captured is guarded in milliseconds, by what it remembers.
+    let guard =
+        Guard::start(kernel.clone(), config.policy.clone(), order).context("start the guard")?;
+    let paths = Paths {
+        quarantine: config.state.join("quarantine"),
+        locks: Locks { own: config.run.join("xtables.lock"), ..Paths::default().locks },
+        ..Paths::default()
+    };
+    let node = Arc::new(Worker::new(look, guard, kernel, paths, policy.mode, store.baseline()));
+    let sight = Arc::new(Sight::new(node.clone(), store.clone(), policy.clone(), clock.clone()));
+    let first = sight.look().await;
+    let name = config
+        .node
+        .clone()
+        .or_else(|| Some(first.seen.cluster.node.clone()).filter(|n| !n.is_empty()));
+    let name = name.unwrap_or_else(host_name);
+    let parts = Parts {
+        node: node.clone(),
+        sight: sight.clone(),
+        store: store.clone(),
+        policy: policy.clone(),
+        clock: clock.clone(),
+        name: name.clone(),
+    };
+    let runs = Runs::open(parts);
+    runs.resume().await;
+
+    let trust = Arc::new(ArcSwapOption::empty());
+    believe(&trust, &config);
+    let about = About {
+        node: name,
+        cluster: config.cluster.clone(),
+        boot: clock.boot().to_string(),
+        trouble,
+    };
+    let service = Service {
+        runs: runs.clone(),
+        sight: sight.clone(),
+        store,
+        node,
+        policy,
+        trust: trust.clone(),
+        about: Arc::new(about),
+    };
+    let stop = watch::Sender::new(false);
+    let local = config.run.join("agent.sock");
+    let listener =
+        door::listen_locally(&local).with_context(|| format!("listen on {}", local.display()))?;
+    let mut doors = vec![tokio::spawn({
+        let (service, limits, stopped) = (service.clone(), config.limits.clone(), stopped(&stop));
+        async move { said(answer(service, door::open_locally(listener), &limits, stopped).await) }
+    })];
+    doors.push(tokio::spawn(open_door(
+        config.clone(),
+        service,
+        sight.clone(),
+        trust.clone(),
+        stop.subscribe(),
+    )));
+    tell(&[NotifyState::Ready]);
+
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    let looking = sight.keep_looking(|| tell(&[NotifyState::Watchdog]));
+    tokio::pin!(looking);
+    loop {
+        tokio::select! {
+            () = &mut looking => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(path, &config, &trust),
+        }
+    }
+    tell(&[NotifyState::Stopping]);
+    tracing::info!(
+        "stopping: the present step is ended, and what is left is gone on with after the next start"
+    );
+    runs.leave().await;
+    stop.send_replace(true);
+    goodbye(doors).await;
+    if let Err(why) = std::fs::remove_file(&local) {
+        tracing::debug!("remove {}: {why}", local.display());
+    }
+    Ok(())
+}
+
+/// Resolves when the daemon stops.
+fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + use<> {
+    let mut stop = stop.subscribe();
+    async move {
+        // An error means that the daemon is gone, which is a stop too.
+        let _gone = stop.wait_for(|s| *s).await.is_err();
+    }
+}
+
+fn said(ended: Result<(), tonic::transport::Error>) {
+    if let Err(why) = ended {
+        tracing::error!("a door has closed: {}", chain(&why));
+    }
+}
+
+/// Opens the door to the network as soon as there is an address to open it at.
+async fn open_door(
+    config: Config,
+    service: Service<Worker>,
+    sight: Arc<Sight<Worker>>,
+    trust: Arc<ArcSwapOption<Trust>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let at = match config.listen {
+        Some(at) => at,
+        None => {
+            let mut latest = sight.latest();
+            let known = |g: &Option<lifeline_agent::sight::Glance>| {
+                g.as_ref().is_some_and(|g| g.seen.cluster.node_ip.is_some())
+            };
+            let Ok(glance) = latest.wait_for(known).await else { return };
+            let Some(ip) = glance.as_ref().and_then(|g| g.seen.cluster.node_ip) else { return };
+            SocketAddr::new(ip, PORT)
+        }
+    };
+    let mut last = String::new();
+    let listener = loop {
+        match door::listen(at, config.policy.lifeline) {
+            Ok(listener) => break listener,
+            // Somebody else may hold the port for a while; the local socket is there meanwhile.
+            Err(why) => {
+                let why = why.to_string();
+                if last != why {
+                    tracing::error!("listen on {at}: {why}; trying on");
+                    last = why;
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+    };
+    tracing::info!("listening on {at}");
+    let guests = door::open(listener, trust, &config.limits);
+    let stopped = async move {
+        let _gone = stop.wait_for(|s| *s).await.is_err();
+    };
+    said(answer(service, guests, &config.limits, stopped).await);
+}
+
+fn believe(trust: &ArcSwapOption<Trust>, config: &Config) {
+    match Trust::load(&config.tls, &config.cluster) {
+        Ok(new) => trust.store(Some(Arc::new(new))),
+        Err(why) if trust.load().is_some() => {
+            tracing::error!("the certificates in use stay in use: {}", chain(&why));
+        }
+        Err(why) => {
+            tracing::error!("only the local socket is served, until SIGHUP: {}", chain(&why));
+        }
+    }
+}
+
+/// Certificates and the list of denied ones are read again; everything else needs a restart, and says so.
+fn reload(path: &Path, running: &Config, trust: &ArcSwapOption<Trust>) {
+    match Config::load(path) {
+        Ok(new) => {
+            believe(trust, &new);
+            if (Config { tls: running.tls.clone(), ..new }) != *running {
+                tracing::warn!("only [tls] is read again while running: restart for the rest");
+            }
+            tracing::info!("certificates read again");
+        }
+        Err(why) => tracing::error!("nothing is changed: {}", chain(&why)),
+    }
+}
+
+async fn goodbye(doors: Vec<JoinHandle<()>>) {
+    for door in doors {
+        let abort = door.abort_handle();
+        if tokio::time::timeout(GOODBYE, door).await.is_err() {
+            abort.abort();
+        }
+    }
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|n| n.into_string().ok())
+        .map_or_else(|| "node".to_string(), |n| n.split('.').next().unwrap_or("node").to_string())
+}

@@ -1,0 +1,361 @@
+//! Incidents and their runs: one at a time, each in a task of its own, so that a caller who hangs up stops nothing.
+
+pub mod body;
+pub mod book;
+pub mod heal;
+pub mod index;
+pub mod node;
+pub mod resume;
+pub mod story;
+pub mod tell;
+pub mod undo;
+
+use crate::clock::Clock;
+use crate::journal;
+use crate::roles::Operator;
+use crate::sight::Sight;
+use crate::store::Store;
+use book::{Asked, Book, Mark};
+use index::{Index, Summary};
+use lifeline_core::plan::Consent;
+use lifeline_core::policy::Policy;
+pub use node::Node;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use story::{Story, What};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Why something asked for is not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// One at a time.
+    #[error("incident {incident} is under way: watch it with `ctl watch`, or cancel it first")]
+    Busy {
+        /// Which.
+        incident: String,
+    },
+    /// No such incident.
+    #[error("there is no incident {incident} on this node: `ctl history` lists them")]
+    NoIncident {
+        /// Which.
+        incident: String,
+    },
+    /// None under way.
+    #[error("no incident is under way")]
+    Idle,
+    /// No such run.
+    #[error("there is no run {run} on this node: `ctl history` lists them")]
+    NoRun {
+        /// Which.
+        run: String,
+    },
+    /// It has not ended.
+    #[error("run {run} has not ended: cancel its incident instead")]
+    Unfinished {
+        /// Which.
+        run: String,
+    },
+    /// The request makes no sense.
+    #[error("{what} of the request: {why}")]
+    Request {
+        /// `consent`.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The same request id for something else.
+    #[error("request {request} was sent before, for something else: choose another id")]
+    Reused {
+        /// Its id.
+        request: String,
+    },
+    /// A run's journal.
+    #[error("nothing was done, because it cannot be journalled")]
+    Journal(#[from] journal::JournalError),
+    /// An incident's file.
+    #[error("nothing was done, because it cannot be journalled")]
+    Book(#[from] book::BookError),
+    /// Going down.
+    #[error("the agent is being stopped: ask again in a moment")]
+    Leaving,
+    /// A task died; this is a fault in the agent.
+    #[error("the recovery's task ended by itself")]
+    Lost,
+}
+
+/// What an operator asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The caller's name for it.
+    pub id: String,
+    /// What.
+    pub asked: Asked,
+}
+
+/// All incidents of this node, and the one under way.
+#[derive(Debug)]
+pub struct Runs<N> {
+    inner: Arc<Inner<N>>,
+}
+
+impl<N> Clone for Runs<N> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+/// What an incident's task needs.
+#[derive(Debug)]
+pub struct Inner<N> {
+    node: Arc<N>,
+    sight: Arc<Sight<N>>,
+    store: Arc<Store>,
+    policy: Arc<Policy>,
+    clock: Clock,
+    dir: PathBuf,
+    name: String,
+    state: Mutex<State>,
+    leaving: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    index: Index,
+    live: Option<Live>,
+}
+
+/// The incident under way.
+#[derive(Debug)]
+struct Live {
+    story: Arc<Story>,
+    /// Who asked to cancel it.
+    cancel: watch::Sender<Option<String>>,
+    task: Option<JoinHandle<()>>,
+}
+
+/// The parts of a daemon that recoveries are made of.
+#[derive(Debug)]
+pub struct Parts<N> {
+    /// The machine.
+    pub node: Arc<N>,
+    /// Its looks.
+    pub sight: Arc<Sight<N>>,
+    /// Its memory.
+    pub store: Arc<Store>,
+    /// What is allowed.
+    pub policy: Arc<Policy>,
+    /// This boot.
+    pub clock: Clock,
+    /// Its name, part of every incident's.
+    pub name: String,
+}
+
+impl<N: Node> Runs<N> {
+    /// Reads what there has been. [`Self::resume`] comes next.
+    pub fn open(parts: Parts<N>) -> Self {
+        let dir = parts.store.journal();
+        let index = Index::read(&dir, &parts.name);
+        let inner = Inner {
+            node: parts.node,
+            sight: parts.sight,
+            store: parts.store,
+            policy: parts.policy,
+            clock: parts.clock,
+            name: parts.name,
+            dir,
+            state: Mutex::new(State { index, live: None }),
+            leaving: watch::Sender::new(false),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Heals, or says why not. The recovery goes on without the caller. The same request gives the same incident.
+    ///
+    /// # Errors
+    /// When another incident is under way, the request makes no sense, or it cannot be journalled.
+    pub async fn heal(&self, by: &Operator, request: Request) -> Result<(String, bool), Refused> {
+        self.begin(by.name(), request).await
+    }
+
+    async fn begin(&self, by: &str, request: Request) -> Result<(String, bool), Refused> {
+        let (inner, by) = (self.inner.clone(), by.to_string());
+        // In a task of its own: a caller who hangs up half-way leaves nothing half-begun.
+        tokio::spawn(async move { inner.begin(by, request).await })
+            .await
+            .map_err(|_| Refused::Lost)?
+    }
+
+    /// Asks the incident under way to stop after its present step and to undo what it can.
+    ///
+    /// # Errors
+    /// When it is not under way.
+    pub fn cancel(&self, by: &Operator, incident: &str) -> Result<String, Refused> {
+        let state = self.inner.state();
+        let live = state.live.as_ref().ok_or(Refused::Idle)?;
+        if !incident.is_empty() && incident != live.story.incident {
+            return Err(match state.index.get(incident) {
+                Some(_) => Refused::Idle,
+                None => Refused::NoIncident { incident: incident.to_string() },
+            });
+        }
+        live.cancel.send_if_modified(|asked| {
+            let first = asked.is_none();
+            asked.get_or_insert_with(|| by.name().to_string());
+            first
+        });
+        Ok(live.story.incident.clone())
+    }
+
+    /// Which incident is under way.
+    pub fn under_way(&self) -> Option<String> {
+        self.inner.state().live.as_ref().map(|l| l.story.incident.clone())
+    }
+
+    /// Past incidents and the present one, newest first.
+    pub fn history(&self, limit: usize) -> Vec<Summary> {
+        self.inner.state().index.newest(limit)
+    }
+
+    /// The story of an incident; of the running or else the newest one when none is named.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub async fn story(&self, incident: &str) -> Result<Arc<Story>, Refused> {
+        let wanted = {
+            let state = self.inner.state();
+            if let Some(live) = &state.live
+                && (incident.is_empty() || incident == live.story.incident)
+            {
+                return Ok(live.story.clone());
+            }
+            let found = if incident.is_empty() {
+                state.index.newest(1).pop()
+            } else {
+                state.index.get(incident).cloned()
+            };
+            // Only names from the index become paths.
+            found.ok_or_else(|| Refused::NoIncident { incident: printable(incident) })?.id
+        };
+        let dir = self.inner.dir.clone();
+        let read = tokio::task::spawn_blocking(move || Story::read(&dir, &wanted)).await;
+        Ok(Arc::new(read.map_err(|_| Refused::Lost)??))
+    }
+
+    /// Stops beginning steps; what is under way ends its present step and is gone on with after the next start.
+    pub async fn leave(&self) {
+        self.inner.leaving.send_replace(true);
+        let task = self.inner.state().live.as_mut().and_then(|l| l.task.take());
+        if let Some(task) = task
+            && let Err(why) = task.await
+        {
+            tracing::error!("the recovery's task: {why}");
+        }
+    }
+}
+
+impl<N: Node> Inner<N> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_leaving(&self) -> bool {
+        *self.leaving.borrow()
+    }
+
+    async fn begin(
+        self: Arc<Self>,
+        by: String,
+        request: Request,
+    ) -> Result<(String, bool), Refused> {
+        sound(&request)?;
+        let (incident, story, cancel) = {
+            let mut state = self.state();
+            if let Some(known) = state.index.by_request(&request.id) {
+                return if known.kind == index::kind(&request.asked) {
+                    Ok((known.id.clone(), true))
+                } else {
+                    Err(Refused::Reused { request: request.id })
+                };
+            }
+            if self.is_leaving() {
+                return Err(Refused::Leaving);
+            }
+            if let Some(live) = &state.live {
+                return Err(Refused::Busy { incident: live.story.incident.clone() });
+            }
+            let incident = state.index.fresh(&self.name);
+            let story = Arc::new(Story::new(&incident));
+            let cancel = watch::Sender::new(None);
+            // The seat is taken before anything is awaited: two callers at once are one and a refusal.
+            state.live = Some(Live { story: story.clone(), cancel: cancel.clone(), task: None });
+            state.index.begin(&incident, &request, &by, &self.clock.now());
+            (incident, story, cancel)
+        };
+        let opened = Mark::Opened {
+            incident: incident.clone(),
+            request: request.id.clone(),
+            by: by.clone(),
+            asked: request.asked.clone(),
+        };
+        match Book::create(&self.dir, &self.clock, &incident, opened).await {
+            Ok((book, line)) => {
+                story.push(What::Mark(line));
+                tracing::info!("incident {incident} opened by {by}");
+                let told = heal::Told { book, story, cancel: cancel.subscribe() };
+                self.clone().start(told, by, request.asked);
+                Ok((incident, false))
+            }
+            Err(why) => {
+                let mut state = self.state();
+                state.live = None;
+                state.index.forget(&incident);
+                Err(why.into())
+            }
+        }
+    }
+
+    /// Puts an incident into its task.
+    fn start(self: Arc<Self>, told: heal::Told, by: String, asked: Asked) {
+        let inner = self.clone();
+        let task = tokio::spawn(async move { inner.conduct(told, by, asked).await });
+        if let Some(live) = self.state().live.as_mut() {
+            live.task = Some(task);
+        }
+    }
+}
+
+/// Refuses what makes no sense before anything is written.
+fn sound(request: &Request) -> Result<(), Refused> {
+    let refuse = |what, why: &str| Err(Refused::Request { what, why: why.to_string() });
+    let plain = |s: &str, most: usize| {
+        s.len() <= most && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:".contains(&b))
+    };
+    if request.id.is_empty() || !plain(&request.id, 64) {
+        return refuse("id", "it must be 1 to 64 letters, digits, `-`, `.`, `_` or `:`");
+    }
+    match &request.asked {
+        Asked::Heal { consent: Consent { rung, .. }, digest, stability_ms } => {
+            if *rung > 4 {
+                return refuse("consent", "this agent climbs to rung 4 at most");
+            }
+            if !plain(digest, 128) {
+                return refuse("digest", "it is none");
+            }
+            if *stability_ms > 600_000 {
+                return refuse("stability", "it is more than 600 s");
+            }
+        }
+        Asked::Undo { run } => {
+            if run.is_empty() {
+                return refuse("run", "it is empty");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A name from outside, fit for a message.
+fn printable(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(80).collect()
+}

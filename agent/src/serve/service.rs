@@ -1,0 +1,285 @@
+//! The calls. Each asks who calls, takes the value it needs from that, and hands on; nothing is decided here.
+
+use crate::roles::{Caller, Operator, Refused, Viewer};
+use crate::runs::book::Asked;
+use crate::runs::story::Story;
+use crate::runs::{Node, Request as Wanted, Runs};
+use crate::serve::conn::Peer;
+use crate::serve::views;
+use crate::sight::{Glance, Sight};
+use crate::store::Store;
+use crate::tls::Trust;
+use arc_swap::ArcSwapOption;
+use futures_util::Stream;
+use lifeline_core::baseline;
+use lifeline_core::plan::{Consent, NodePlan, Rung};
+use lifeline_core::policy::{Mode, Policy};
+use lifeline_proto::v1 as wire;
+use lifeline_proto::v1::lifeline_server::Lifeline;
+use std::pin::Pin;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Everything the calls lean on.
+#[derive(Debug)]
+pub struct Service<N> {
+    /// Recoveries.
+    pub runs: Runs<N>,
+    /// Looks.
+    pub sight: Arc<Sight<N>>,
+    /// Memory.
+    pub store: Arc<Store>,
+    /// The machine.
+    pub node: Arc<N>,
+    /// What is allowed.
+    pub policy: Arc<Policy>,
+    /// Whom we believe; none while the certificates cannot be used.
+    pub trust: Arc<ArcSwapOption<Trust>>,
+    /// Who we are.
+    pub about: Arc<About>,
+}
+
+/// Who the agent is.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Node.
+    pub node: String,
+    /// Cluster.
+    pub cluster: String,
+    /// Boot id.
+    pub boot: String,
+    /// What is wrong with the agent itself, for people.
+    pub trouble: Option<String>,
+}
+
+impl<N> Clone for Service<N> {
+    fn clone(&self) -> Self {
+        Self {
+            runs: self.runs.clone(),
+            sight: self.sight.clone(),
+            store: self.store.clone(),
+            node: self.node.clone(),
+            policy: self.policy.clone(),
+            trust: self.trust.clone(),
+            about: self.about.clone(),
+        }
+    }
+}
+
+impl<N: Node> Service<N> {
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let peer = request.extensions().get::<Peer>().ok_or(Refused::NoCertificate)?;
+        let asked = peer.caller(self.trust.load().as_deref());
+        if let Err(why) = &asked {
+            tracing::info!("{peer:?} was refused: {why}");
+        }
+        Ok(asked?)
+    }
+
+    fn operator<T>(&self, request: &Request<T>) -> Result<Operator, Status> {
+        Ok(self.caller(request)?.operator()?)
+    }
+
+    fn viewer<T>(&self, request: &Request<T>) -> Result<Viewer, Status> {
+        Ok(self.caller(request)?.viewer())
+    }
+
+    fn forecast(&self, glance: &Glance) -> Vec<NodePlan> {
+        Rung::ENGINE
+            .into_iter()
+            .filter_map(|rung| {
+                self.node.plan(&glance.seen, &glance.base, &self.policy, &glance.diagnosis, rung)
+            })
+            .collect()
+    }
+
+    fn baseline_word(&self) -> String {
+        match self.store.baseline() {
+            Some(b) => format!("{}, generation {}", views::word(b.provenance), b.generation),
+            None => "none yet".to_string(),
+        }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn answer<T>(what: T) -> Answer<T> {
+    Ok(Response::new(what))
+}
+
+#[tonic::async_trait]
+impl<N: Node> Lifeline for Service<N> {
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Answer<wire::StatusReply> {
+        self.viewer(&request)?;
+        let latest = self.sight.latest().borrow().clone();
+        let mode = match self.policy.mode {
+            Mode::Observe => "observe",
+            Mode::Guard => "guard",
+        };
+        let mut reply = wire::StatusReply {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            node: self.about.node.clone(),
+            cluster: self.about.cluster.clone(),
+            mode: mode.to_string(),
+            verdict: wire::Verdict::Unknown.into(),
+            summary: "the first look has not ended yet".to_string(),
+            guarded: false,
+            incident: self.runs.under_way().unwrap_or_default(),
+            boot_id: self.about.boot.clone(),
+            age_ms: 0,
+            baseline: self.baseline_word(),
+        };
+        if let Some(glance) = latest {
+            let d = &glance.diagnosis;
+            reply.verdict = views::verdict(d.verdict).into();
+            reply.summary.clone_from(&d.summary);
+            reply.guarded = d.guarded;
+            reply.age_ms = u64::try_from(glance.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        }
+        if let Some(trouble) = &self.about.trouble {
+            reply.summary = format!("{}; the agent itself: {trouble}", reply.summary);
+        }
+        answer(reply)
+    }
+
+    async fn diagnose(
+        &self,
+        request: Request<wire::DiagnoseRequest>,
+    ) -> Answer<wire::DiagnoseReply> {
+        let who = self.viewer(&request)?;
+        let glance = self.sight.fresh().await;
+        answer(wire::DiagnoseReply {
+            verdict: views::verdict(glance.diagnosis.verdict).into(),
+            diagnosis: views::diagnosis(&glance.diagnosis, &who),
+        })
+    }
+
+    async fn plan(&self, request: Request<wire::PlanRequest>) -> Answer<wire::PlanReply> {
+        let who = self.viewer(&request)?;
+        let glance = self.sight.fresh().await;
+        let plans = self.forecast(&glance);
+        let mut rungs = Vec::new();
+        if !plans.is_empty() || glance.diagnosis.guarded {
+            rungs.push(views::guard(&glance.diagnosis));
+        }
+        rungs.extend(plans.iter().map(|p| views::rung(p, &who)));
+        answer(wire::PlanReply {
+            verdict: views::verdict(glance.diagnosis.verdict).into(),
+            summary: glance.diagnosis.summary.clone(),
+            rungs,
+            consent: views::json(&views::consent(&plans)),
+            diagnosis: views::diagnosis(&glance.diagnosis, &who),
+        })
+    }
+
+    async fn heal(&self, request: Request<wire::HealRequest>) -> Answer<wire::HealReply> {
+        let who = self.operator(&request)?;
+        let r = request.into_inner();
+        let consent: Consent = serde_json::from_str(&r.consent)
+            .map_err(|why| Status::invalid_argument(format!("consent of the request: {why}")))?;
+        let stability_ms = u64::from(r.stability_s) * 1_000;
+        let asked = Asked::Heal { consent, digest: r.digest, stability_ms };
+        let (incident, repeated) = self.runs.heal(&who, Wanted { id: r.request_id, asked }).await?;
+        answer(wire::HealReply { incident, repeated })
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchReply, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<wire::WatchRequest>) -> Answer<Self::WatchStream> {
+        let who = self.viewer(&request)?;
+        let r = request.into_inner();
+        let story = self.runs.story(&r.incident).await?;
+        answer(Box::pin(follow(story, r.since, who)))
+    }
+
+    async fn cancel(&self, request: Request<wire::CancelRequest>) -> Answer<wire::CancelReply> {
+        let who = self.operator(&request)?;
+        let incident = self.runs.cancel(&who, &request.get_ref().incident)?;
+        answer(wire::CancelReply { incident })
+    }
+
+    async fn undo(&self, request: Request<wire::UndoRequest>) -> Answer<wire::UndoReply> {
+        let who = self.operator(&request)?;
+        let r = request.into_inner();
+        let done = self.runs.undo(&who, &r.run, r.request_id).await?;
+        answer(wire::UndoReply { ending: done.ending, lines: done.lines })
+    }
+
+    async fn history(&self, request: Request<wire::HistoryRequest>) -> Answer<wire::HistoryReply> {
+        self.viewer(&request)?;
+        let limit = match request.get_ref().limit {
+            0 => 20,
+            n => n.min(1_000) as usize,
+        };
+        let items = self.runs.history(limit).into_iter().map(views::history).collect();
+        answer(wire::HistoryReply { items })
+    }
+
+    async fn baseline(
+        &self,
+        request: Request<wire::BaselineRequest>,
+    ) -> Answer<wire::BaselineReply> {
+        let verb = request.get_ref().verb();
+        let changes = !matches!(verb, wire::baseline_request::Verb::Show);
+        if changes {
+            let who = self.operator(&request)?;
+            if let Some(incident) = self.runs.under_way() {
+                return Err(crate::runs::Refused::Busy { incident }.into());
+            }
+            tracing::info!("{} asks to change the baseline: {}", who.name(), verb.as_str_name());
+        } else {
+            self.viewer(&request)?;
+        }
+        let glance = self.sight.fresh().await;
+        let base = match verb {
+            wire::baseline_request::Verb::Show => glance.base.clone(),
+            wire::baseline_request::Verb::Accept => {
+                let accepted =
+                    baseline::accept(&glance.seen, &glance.diagnosis, Some(&glance.base)).map_err(
+                        |why| {
+                            Status::failed_precondition(format!("accept the node as it is: {why}"))
+                        },
+                    )?;
+                self.sight.keep(accepted).await
+            }
+            wire::baseline_request::Verb::Reset => {
+                self.sight.keep(self.node.derive(&glance.seen)).await
+            }
+        };
+        answer(wire::BaselineReply {
+            baseline: views::json(&*base),
+            differences: baseline::differences(&base, &glance.seen),
+        })
+    }
+}
+
+/// Everything after the first `since`, then each new thing, until the end.
+fn follow(
+    story: Arc<Story>,
+    since: u64,
+    who: Viewer,
+) -> impl Stream<Item = Result<wire::WatchReply, Status>> + Send {
+    let (tell, told) = tokio::sync::mpsc::channel(16);
+    tokio::spawn(async move {
+        let (mut seen, mut grew) = (since, story.grew());
+        loop {
+            // Marked as seen before it is read: what is added meanwhile wakes us again.
+            grew.borrow_and_update();
+            let news = story.since(seen);
+            for item in &news {
+                seen = item.number;
+                if tell.send(Ok(views::item(item, &who))).await.is_err() {
+                    return;
+                }
+            }
+            if story.ended().is_some() {
+                return;
+            }
+            tokio::select! {
+                changed = grew.changed() => if changed.is_err() { return },
+                () = tell.closed() => return,
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(told)
+}

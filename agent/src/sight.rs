@@ -1,0 +1,196 @@
+//! The last look and its judgement, kept fresh by a slow tick; what `Status` answers from, and what feeds the watchdog.
+//!
+//! Readers share looks: whoever asks while one is under way waits for the next, so that a hundred callers cost two looks.
+//! No reader ever waits for a recovery.
+
+use crate::clock::Clock;
+use crate::runs::Node;
+use crate::store::Store;
+use lifeline_core::baseline::Baseline;
+use lifeline_core::clock::Stamp;
+use lifeline_core::diagnosis::{Diagnosis, Verdict};
+use lifeline_core::observation::{Gap, Observation, Sense};
+use lifeline_core::policy::Policy;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+/// Between two looks.
+const TICK: Duration = Duration::from_secs(5);
+/// Longest time between two looks, however much one costs.
+const SLOWEST: Duration = Duration::from_secs(30);
+/// How long one look may take. It is bounded within, too; this is for what nobody thought of.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// One look, judged.
+#[derive(Clone, Debug)]
+pub struct Glance {
+    /// What was seen.
+    pub seen: Arc<Observation>,
+    /// What it was compared with.
+    pub base: Arc<Baseline>,
+    /// What it means.
+    pub diagnosis: Arc<Diagnosis>,
+    /// When the look began.
+    pub began: Instant,
+    /// The look did not end in time: this is no progress.
+    pub late: bool,
+}
+
+/// Looks, and remembers the last look.
+#[derive(Debug)]
+pub struct Sight<N> {
+    node: Arc<N>,
+    store: Arc<Store>,
+    policy: Arc<Policy>,
+    clock: Clock,
+    latest: watch::Sender<Option<Glance>>,
+    one: Mutex<()>,
+}
+
+impl<N: Node> Sight<N> {
+    /// Has not looked yet.
+    pub fn new(node: Arc<N>, store: Arc<Store>, policy: Arc<Policy>, clock: Clock) -> Self {
+        Self { node, store, policy, clock, latest: watch::Sender::new(None), one: Mutex::new(()) }
+    }
+
+    /// The last look, whoever took it.
+    pub fn latest(&self) -> watch::Receiver<Option<Glance>> {
+        self.latest.subscribe()
+    }
+
+    /// Looks now.
+    pub async fn look(&self) -> Glance {
+        let began = Instant::now();
+        let base = self.store.baseline();
+        let (seen, late) = match tokio::time::timeout(DEADLINE, self.node.look(base.clone())).await
+        {
+            Ok(seen) => (seen, false),
+            Err(_) => (blind(self.clock.now(), "the look did not end in time"), true),
+        };
+        // A baseline made from what is there permits guards only.
+        let base = base.unwrap_or_else(|| Arc::new(self.node.derive(&seen)));
+        let diagnosis = self.node.judge(&seen, &base, &self.policy);
+        self.node.heed(&diagnosis, &base);
+        let glance =
+            Glance { seen: Arc::new(seen), base, diagnosis: Arc::new(diagnosis), began, late };
+        self.latest.send_replace(Some(glance.clone()));
+        glance
+    }
+
+    /// A look that began after this call did.
+    pub async fn fresh(&self) -> Glance {
+        let asked = Instant::now();
+        let _one = self.one.lock().await;
+        let newest = self.latest.borrow().clone();
+        match newest {
+            Some(glance) if glance.began >= asked => glance,
+            _ => self.look().await,
+        }
+    }
+
+    /// Looks for ever, learns the baseline, and calls `progress` after each look that ended.
+    pub async fn keep_looking(&self, mut progress: impl FnMut()) {
+        let mut said = None;
+        loop {
+            let began = Instant::now();
+            let glance = self.fresh().await;
+            if !glance.late {
+                progress();
+            }
+            let now = (glance.diagnosis.verdict, glance.diagnosis.guarded);
+            if said.replace(now) != Some(now) {
+                tracing::info!(guarded = now.1, "{}: {}", now.0, glance.diagnosis.summary);
+            }
+            self.learn(&glance).await;
+            // A node with 100 000 routes is looked at less often: a look may take a twentieth of one processor.
+            let rest = (began.elapsed() * 20).clamp(TICK, SLOWEST);
+            tokio::time::sleep(rest).await;
+        }
+    }
+
+    /// Only a node that is well by itself teaches what well is.
+    async fn learn(&self, glance: &Glance) {
+        if glance.diagnosis.verdict != Verdict::Healthy || glance.diagnosis.guarded {
+            return;
+        }
+        match self.node.learn(&glance.seen, &glance.diagnosis, &glance.base) {
+            // Kept only when it says something new: a disk is not written to every five seconds for nothing.
+            Ok(learned) if !same(&learned, self.store.baseline().as_deref()) => {
+                self.keep(learned).await;
+            }
+            Ok(_) => {}
+            Err(why) => tracing::debug!("nothing is learnt: {why}"),
+        }
+    }
+
+    /// Keeps a baseline; the disk is given its time on another thread.
+    pub async fn keep(&self, baseline: Baseline) -> Arc<Baseline> {
+        let (store, fallback) = (self.store.clone(), baseline.clone());
+        let kept = tokio::task::spawn_blocking(move || store.keep(baseline)).await;
+        match kept {
+            Ok(Ok(kept)) => {
+                tracing::info!("baseline {} kept", kept.generation);
+                kept
+            }
+            Ok(Err(why)) => {
+                tracing::warn!("the baseline will not outlive this process: {}", chain(&why));
+                self.store.baseline().unwrap_or_else(|| Arc::new(fallback))
+            }
+            Err(why) => {
+                tracing::warn!("keep the baseline: {why}");
+                Arc::new(fallback)
+            }
+        }
+    }
+}
+
+/// Says the same, whenever it was taken.
+fn same(new: &Baseline, old: Option<&Baseline>) -> bool {
+    old.is_some_and(|old| {
+        let dated =
+            Baseline { taken: old.taken.clone(), generation: old.generation, ..new.clone() };
+        dated == *old
+    })
+}
+
+/// Nothing could be seen.
+pub fn blind(taken: Stamp, why: &str) -> Observation {
+    const ALL: [Sense; 17] = [
+        Sense::Cluster,
+        Sense::Links,
+        Sense::Rules,
+        Sense::Routes,
+        Sense::Legacy4,
+        Sense::Legacy6,
+        Sense::Nft4,
+        Sense::Nft6,
+        Sense::Processes,
+        Sense::Units,
+        Sense::Sysctls,
+        Sense::Resolv,
+        Sense::Fdb,
+        Sense::Sockets,
+        Sense::Lookups,
+        Sense::Probes,
+        Sense::Lease,
+    ];
+    Observation {
+        taken,
+        gaps: ALL.iter().map(|what| Gap { what: *what, why: why.to_string() }).collect(),
+        ..Observation::default()
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

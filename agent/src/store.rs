@@ -1,0 +1,235 @@
+//! What the agent remembers on the disk besides its journals: the last baselines, and evidence bundles. Everything is
+//! written beside, made durable, and then renamed, so that a power cut leaves the old or the new, never a half.
+
+use crate::lines::sync_folder;
+use arc_swap::ArcSwapOption;
+use lifeline_core::baseline::Baseline;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Baselines kept.
+const GENERATIONS: usize = 5;
+/// Evidence bundles kept.
+const BUNDLES: usize = 20;
+/// Longest evidence file, bytes: 100 000 routes are about 20 MB and are cut.
+const EVIDENCE: usize = 8 << 20;
+
+/// Why something was not remembered.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk said no.
+    #[error("{doing} {path}")]
+    Disk {
+        /// `write`.
+        doing: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It has no JSON form.
+    #[error("write {path}")]
+    Form {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// The state directory.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    baseline: ArcSwapOption<Baseline>,
+}
+
+impl Store {
+    /// Opens the state directory, making what is missing, and loads the newest baseline that is whole. A disk that takes
+    /// nothing is no reason not to run: the guard needs none.
+    pub fn open(dir: &Path) -> (Self, Option<StoreError>) {
+        let made = ["", "journal", "baseline", "evidence", "quarantine"]
+            .iter()
+            .map(|sub| make_dir(&dir.join(sub)))
+            .find_map(Result::err);
+        let store = Self { dir: dir.into(), baseline: ArcSwapOption::empty() };
+        for generation in store.generations().into_iter().rev() {
+            match load(&store.file(generation)) {
+                Ok(baseline) => {
+                    store.baseline.store(Some(Arc::new(baseline)));
+                    break;
+                }
+                Err(why) => tracing::warn!("baseline {generation} is passed over: {why}"),
+            }
+        }
+        (store, made)
+    }
+
+    /// Where journals lie.
+    pub fn journal(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+
+    /// The baseline, if there is one yet.
+    pub fn baseline(&self) -> Option<Arc<Baseline>> {
+        self.baseline.load_full()
+    }
+
+    /// Keeps a baseline as the newest generation. It counts at once, even when the disk does not take it.
+    ///
+    /// # Errors
+    /// When it will not outlive this process.
+    pub fn keep(&self, mut baseline: Baseline) -> Result<Arc<Baseline>, StoreError> {
+        let before = self.baseline().map_or(0, |b| b.generation);
+        let on_disk = self.generations().last().copied().unwrap_or(0);
+        baseline.generation = before.max(on_disk) + 1;
+        let kept = Arc::new(baseline);
+        self.baseline.store(Some(kept.clone()));
+        let path = self.file(kept.generation);
+        let json = serde_json::to_string(&*kept)
+            .map_err(|source| StoreError::Form { path: path.clone(), source })?;
+        let text = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+        replace(&path, text.as_bytes())?;
+        for old in self.generations().iter().rev().skip(GENERATIONS) {
+            forget(&self.file(*old));
+        }
+        Ok(kept)
+    }
+
+    /// Puts evidence beside an incident's journal before anything is destroyed. Each file is cut at a bound.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn bundle(&self, incident: &str, files: &[(&str, Vec<u8>)]) -> Result<(), StoreError> {
+        let dir = self.dir.join("evidence").join(incident);
+        make_dir(&dir)?;
+        for (name, bytes) in files {
+            replace(&dir.join(name), &bytes[..bytes.len().min(EVIDENCE)])?;
+        }
+        self.prune();
+        Ok(())
+    }
+
+    fn prune(&self) {
+        let Ok(entries) = fs::read_dir(self.dir.join("evidence")) else { return };
+        let mut bundles: Vec<_> = entries
+            .flatten()
+            .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
+            .collect();
+        bundles.sort();
+        for (_, path) in bundles.iter().rev().skip(BUNDLES) {
+            if let Err(why) = fs::remove_dir_all(path) {
+                tracing::warn!("remove old evidence {}: {why}", path.display());
+            }
+        }
+    }
+
+    fn file(&self, generation: u64) -> PathBuf {
+        self.dir.join("baseline").join(format!("{generation:08}.json"))
+    }
+
+    /// Generations on the disk, oldest first.
+    fn generations(&self) -> Vec<u64> {
+        let Ok(entries) = fs::read_dir(self.dir.join("baseline")) else { return Vec::new() };
+        let number = |name: &str| name.strip_suffix(".json")?.parse().ok();
+        let mut all: Vec<u64> =
+            entries.flatten().filter_map(|e| number(&e.file_name().to_string_lossy())).collect();
+        all.sort_unstable();
+        all
+    }
+}
+
+fn load(path: &Path) -> Result<Baseline, String> {
+    let text = fs::read_to_string(path).map_err(|e| e.to_string())?;
+    let (crc, json) = text.trim_end().split_once(' ').ok_or("it has no checksum")?;
+    if u32::from_str_radix(crc, 16) != Ok(crc32fast::hash(json.as_bytes())) {
+        return Err("its checksum does not match".to_string());
+    }
+    serde_json::from_str(json).map_err(|e| e.to_string())
+}
+
+fn forget(path: &Path) {
+    if let Err(why) = fs::remove_file(path) {
+        tracing::warn!("remove {}: {why}", path.display());
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), StoreError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| StoreError::Disk {
+        doing: "make",
+        path: path.into(),
+        source,
+    })
+}
+
+/// Writes a file whole or not at all.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let fresh = path.with_extension("new");
+    let disk = |doing| {
+        let path = fresh.clone();
+        move |source| StoreError::Disk { doing, path, source }
+    };
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)
+        .map_err(disk("create"))?;
+    file.write_all(bytes).map_err(disk("write"))?;
+    file.sync_all().map_err(disk("bring to the disk"))?;
+    fs::rename(&fresh, path).map_err(disk("rename"))?;
+    sync_folder(path).map_err(disk("bring to the disk the folder of"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(node: &str) -> Baseline {
+        let mut b = Baseline::default();
+        b.cluster.node = node.to_string();
+        b
+    }
+
+    #[test]
+    fn the_newest_whole_baseline_is_loaded_and_five_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, trouble) = Store::open(dir.path());
+        assert!(trouble.is_none());
+        assert!(store.baseline().is_none());
+        for n in 1..=7 {
+            assert_eq!(store.keep(named(&format!("n{n}"))).unwrap().generation, n);
+        }
+        assert_eq!(store.generations(), [3, 4, 5, 6, 7]);
+        // A torn newest one is passed over, and its number is not used again.
+        fs::write(store.file(7), b"0000").unwrap();
+        let (again, _) = Store::open(dir.path());
+        assert_eq!(again.baseline().unwrap().cluster.node, "n6");
+        assert_eq!(again.keep(named("n8")).unwrap().generation, 8);
+    }
+
+    #[test]
+    fn a_baseline_counts_although_the_disk_does_not_take_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (store, trouble) = Store::open(&file.path().join("below-a-file"));
+        assert!(trouble.is_some());
+        assert!(store.keep(named("calypso")).is_err());
+        assert_eq!(store.baseline().unwrap().cluster.node, "calypso");
+    }
+
+    #[test]
+    fn evidence_is_bounded_in_size_and_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path());
+        for n in 0..BUNDLES + 3 {
+            store.bundle(&format!("i{n}"), &[("a.json", vec![b'x'; EVIDENCE + 1])]).unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path().join("evidence")).unwrap().count(), BUNDLES);
+        let newest = dir.path().join("evidence").join(format!("i{}", BUNDLES + 2)).join("a.json");
+        assert_eq!(fs::metadata(newest).unwrap().len(), EVIDENCE as u64);
+    }
+}
