@@ -6,7 +6,7 @@ use lifeline_core::engine::Failure;
 use lifeline_core::incident::{Climb, Incident};
 use lifeline_core::observation::Observation;
 use lifeline_core::op::{NodeOp, Seen};
-use lifeline_core::plan::{NodePlan, Rung};
+use lifeline_core::plan::NodePlan;
 use lifeline_core::policy::Policy;
 use lifeline_core::{baseline, check, incident, judge, planner};
 use std::sync::Arc;
@@ -50,16 +50,15 @@ pub trait Node: Send + Sync + 'static {
         incident::climb(incident, seen, base, policy, diagnosis)
     }
 
-    /// Forecasts one rung.
-    fn plan(
+    /// Forecasts every rung: what an operator is shown, and agrees to.
+    fn forecast(
         &self,
         seen: &Observation,
         base: &Baseline,
         policy: &Policy,
         diagnosis: &Diagnosis,
-        rung: Rung,
-    ) -> Option<NodePlan> {
-        planner::plan(seen, base, policy, diagnosis, rung, "", 0)
+    ) -> Vec<NodePlan> {
+        planner::forecast(seen, base, policy, diagnosis)
     }
 
     /// A second opinion on a plan; empty when there is nothing against it.

@@ -12,7 +12,7 @@ use crate::tls::Trust;
 use arc_swap::ArcSwapOption;
 use futures_util::Stream;
 use lifeline_core::baseline;
-use lifeline_core::plan::{Consent, NodePlan, Rung};
+use lifeline_core::plan::{Consent, NodePlan};
 use lifeline_core::policy::{Mode, Policy};
 use lifeline_proto::v1 as wire;
 use lifeline_proto::v1::lifeline_server::Lifeline;
@@ -85,12 +85,7 @@ impl<N: Node> Service<N> {
     }
 
     fn forecast(&self, glance: &Glance) -> Vec<NodePlan> {
-        Rung::ENGINE
-            .into_iter()
-            .filter_map(|rung| {
-                self.node.plan(&glance.seen, &glance.base, &self.policy, &glance.diagnosis, rung)
-            })
-            .collect()
+        self.node.forecast(&glance.seen, &glance.base, &self.policy, &glance.diagnosis)
     }
 
     fn baseline_word(&self) -> String {
