@@ -10,8 +10,8 @@ use lifeline_core::observation::{
     Action, Backend, Dialect, NfRule, Observation, Resolv, Route, Rule, TABLE_MAIN,
 };
 use lifeline_core::op::{NodeOp, ProcessId};
-use lifeline_core::plan::{FORMAT, NodePlan, OnUnhealthy, Rung, Step};
-use lifeline_core::planner::plan;
+use lifeline_core::plan::{Consent, FORMAT, NodePlan, OnUnhealthy, Rung, Step};
+use lifeline_core::planner::{forecast, plan};
 use lifeline_core::policy::Policy;
 use lifeline_core::text;
 
@@ -283,4 +283,57 @@ fn every_fault_says_what_it_is_and_has_a_case() {
         assert!(fault.becomes.iter().all(|b| ALL.iter().any(|f| f.id == *b)), "{id}");
         assert!(told.contains(&format!("finding {id}")), "no golden case finds {id}");
     }
+}
+
+/// What the operator agrees to before the first rung covers what the later rungs turn out to need.
+#[test]
+fn one_consent_covers_a_whole_recovery() {
+    let (policy, base) = (Policy::default(), learned());
+    let look = |case: &str| {
+        let path = golden("observation.txt")
+            .into_iter()
+            .find(|p| p.ends_with(format!("{case}/observation.txt")));
+        let seen = text::read(&std::fs::read_to_string(path.unwrap()).unwrap()).unwrap();
+        let diag = judge(&seen, &base, &policy);
+        (seen, diag)
+    };
+    for case in
+        ["r1-exit-node", "r1-installed", "r2-exit-node-lan-allowed", "r4-fights-back", "r1-guarded"]
+    {
+        let (seen, diag) = look(case);
+        let plans = forecast(&seen, &base, &policy, &diag);
+        let rungs: Vec<u32> = plans.iter().map(|p| p.rung.number()).collect();
+        assert_eq!(rungs, [2, 3, 4], "{case}");
+        let consent = Consent {
+            findings: plans.iter().flat_map(|p| p.findings.clone()).collect(),
+            rung: 4,
+            kinds: plans
+                .iter()
+                .flat_map(|p| p.steps.iter().map(|s| s.op.kind().to_string()))
+                .collect(),
+        };
+        // As it stands when the daemon was killed: rules, chains, marks, resolver, sysctl; and the kubelet hangs.
+        for (after, rung, attempt) in [
+            ("r3-remnants", Rung::Clean, 0),
+            ("k4-dead-connections", Rung::Reconnect, 0),
+            ("k4-dead-connections", Rung::Reconnect, 1),
+        ] {
+            let (seen, diag) = look(after);
+            let plan = plan(&seen, &base, &policy, &diag, rung, "run", attempt).unwrap();
+            let mut lacks = consent.lacks(&plan);
+            // Only who took the resolver over has it restored.
+            if case != "r1-installed" {
+                lacks.retain(|l| l != "step of kind resolv-conf");
+            }
+            assert!(lacks.is_empty(), "{case}, then {after}: {lacks:?}");
+        }
+    }
+    let (seen, diag) = look("healthy");
+    assert!(forecast(&seen, &base, &policy, &diag).is_empty());
+    let (seen, diag) = look("r11-deleted");
+    let rungs: Vec<u32> =
+        forecast(&seen, &base, &policy, &diag).iter().map(|p| p.rung.number()).collect();
+    assert_eq!(rungs, [3, 4]);
+    let (seen, diag) = look("u1-api-down");
+    assert!(forecast(&seen, &base, &policy, &diag).is_empty());
 }
