@@ -176,7 +176,9 @@ fn a_chain_that_somebody_else_still_uses_stays_and_so_does_all_of_its_table() {
             let seen = hands.look(&op).await.unwrap();
             let e = hands.act(&op, &seen).await.unwrap_err();
             assert!(
-                e.why.starts_with(&format!("change table filter of {tool}: run ")),
+                e.why.starts_with(&format!(
+                    "change table filter of {tool}: held: KUBE-FORWARD still"
+                )),
                 "{}",
                 e.why
             );

@@ -37,10 +37,7 @@ impl Default for Paths {
         Self {
             resolv: "/etc/resolv.conf".into(),
             quarantine: "/var/lib/lifeline/quarantine".into(),
-            locks: netfilter::Locks {
-                shared: "/run/xtables.lock".into(),
-                own: "/run/lifeline/xtables.lock".into(),
-            },
+            locks: netfilter::Locks::default(),
         }
     }
 }

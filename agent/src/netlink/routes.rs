@@ -2,8 +2,12 @@
 
 use super::rules::address_family;
 use super::{Added, Deleted, EEXIST, Kernel, LinkNames, NetlinkError};
+use futures_util::StreamExt;
 use lifeline_core::net::{Family, Prefix};
 use lifeline_core::observation::{Hop, Route, RouteKind};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop,
     RouteNextHopFlags, RouteType, RouteVia,
@@ -56,6 +60,28 @@ impl Kernel {
             Err(e) if e.errno() == Some(EEXIST) => Ok(Added::Exists),
             Err(e) => Err(e),
         }
+    }
+
+    /// Adds a route behind the one of the same destination, table and metric.
+    ///
+    /// # Errors
+    /// As [`Self::add_route`].
+    pub async fn append_route(&self, route: &Route, names: &LinkNames) -> Result<(), NetlinkError> {
+        let message = route_message(route, names)?;
+        let what = || format!("append route {} to table {}", route.dst, route.table);
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
+        let mut handle = self.handle.clone();
+        let call = async move {
+            let mut answers = std::pin::pin!(handle.request(request)?);
+            while let Some(answer) = answers.next().await {
+                if let NetlinkPayload::Error(e) = answer.payload {
+                    return Err(rtnetlink::Error::NetlinkError(e));
+                }
+            }
+            Ok(())
+        };
+        self.write(what, call).await
     }
 
     /// Adds a route, or puts it in the place of the one of the same destination, table and metric.
