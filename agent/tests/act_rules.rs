@@ -4,7 +4,7 @@
 mod alone;
 mod iproute;
 
-use alone::{all, alone, sh};
+use alone::{alone, sh};
 use lifeline_agent::act::{Hands, Paths};
 use lifeline_agent::netlink::Kernel;
 use lifeline_core::net::Family;
