@@ -261,13 +261,13 @@ fn explain(message: &str) -> String {
     let Some(rest) = message.strip_prefix("unknown field `") else { return message.to_string() };
     let Some((key, known)) = rest.split_once('`') else { return message.to_string() };
     let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
-    if let Some(near) = known.iter().find(|k| close(key, k)) {
-        return format!("unknown key `{key}`: did you mean `{near}`?");
-    }
     if let Some((section, _)) =
         SECTIONS.iter().find(|(_, keys)| keys.contains(&key) && !known.contains(&key))
     {
         return format!("unknown key `{key}` here: it belongs under [{section}]");
+    }
+    if let Some(near) = known.iter().find(|k| close(key, k)) {
+        return format!("unknown key `{key}`: did you mean `{near}`?");
     }
     format!("unknown key `{key}`: known here are {}", known.join(", "))
 }

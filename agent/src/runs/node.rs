@@ -50,7 +50,7 @@ pub trait Node: Send + Sync + 'static {
         incident::climb(incident, seen, base, policy, diagnosis)
     }
 
-    /// Forecasts every rung: what an operator is shown, and agrees to.
+    /// Every rung as it would come: what an operator is shown, and agrees to.
     fn forecast(
         &self,
         seen: &Observation,

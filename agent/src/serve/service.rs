@@ -12,7 +12,7 @@ use crate::tls::Trust;
 use arc_swap::ArcSwapOption;
 use futures_util::Stream;
 use lifeline_core::baseline;
-use lifeline_core::plan::{Consent, NodePlan};
+use lifeline_core::plan::Consent;
 use lifeline_core::policy::{Mode, Policy};
 use lifeline_proto::v1 as wire;
 use lifeline_proto::v1::lifeline_server::Lifeline;
@@ -84,10 +84,6 @@ impl<N: Node> Service<N> {
         Ok(self.caller(request)?.viewer())
     }
 
-    fn forecast(&self, glance: &Glance) -> Vec<NodePlan> {
-        self.node.forecast(&glance.seen, &glance.base, &self.policy, &glance.diagnosis)
-    }
-
     fn baseline_word(&self) -> String {
         match self.store.baseline() {
             Some(b) => format!("{}, generation {}", views::word(b.provenance), b.generation),
@@ -152,7 +148,7 @@ impl<N: Node> Lifeline for Service<N> {
     async fn plan(&self, request: Request<wire::PlanRequest>) -> Answer<wire::PlanReply> {
         let who = self.viewer(&request)?;
         let glance = self.sight.fresh().await;
-        let plans = self.forecast(&glance);
+        let plans = self.node.forecast(&glance.seen, &glance.base, &self.policy, &glance.diagnosis);
         let mut rungs = Vec::new();
         if !plans.is_empty() || glance.diagnosis.guarded {
             rungs.push(views::guard(&glance.diagnosis));
