@@ -27,6 +27,9 @@ pub const HOLD_MS: u64 = 30_000;
 /// and up to 7 s of back-off between them (field guide §C).
 pub const KUBELET_MS: u64 = 17_000;
 
+/// The fault that tells of what a culprit left.
+const REMNANT: &str = "tailscale-remnant";
+
 /// Between two looks while waiting, milliseconds.
 pub const LOOK_MS: u64 = 500;
 
@@ -62,6 +65,9 @@ pub struct Incident {
     pub well_since: Option<Stamp>,
     /// Since when nothing could be said.
     pub blind_since: Option<Stamp>,
+    /// Since when it could not be seen whether anything was left behind.
+    #[serde(default)]
+    pub held_since: Option<Stamp>,
     /// Since when the only trouble is a kubelet that has not come back yet.
     pub kubelet_since: Option<Stamp>,
 }
@@ -91,6 +97,7 @@ impl Incident {
             runs: Vec::new(),
             well_since: None,
             blind_since: None,
+            held_since: None,
             kubelet_since: None,
         }
     }
@@ -187,6 +194,19 @@ pub fn climb(
 fn finish(incident: &mut Incident, diag: &Diagnosis, now: &Stamp, spent: bool) -> Climb {
     match diag.verdict {
         Verdict::Healthy => {
+            // "Could not read" is never "nothing there": whether something was left behind cannot be said.
+            let held = diag.held.iter().find(|h| h.fault == REMNANT);
+            let held_ms = since(&mut incident.held_since, held.is_some(), now);
+            if let Some(held) = held {
+                incident.well_since = None;
+                let why =
+                    alloc::format!("well, but what was left behind is not known: {}", held.why);
+                return if held_ms >= HOLD_MS {
+                    Climb::Close(Ending::Held, why)
+                } else {
+                    Climb::Watch(LOOK_MS, why)
+                };
+            }
             let ms = since(&mut incident.well_since, true, now);
             if diag.guarded {
                 return Climb::Watch(

@@ -6,7 +6,7 @@ use crate::runs::story::Story;
 use crate::runs::{Node, Request as Wanted, Runs};
 use crate::serve::conn::Peer;
 use crate::serve::views;
-use crate::sight::{Glance, Sight};
+use crate::sight::Sight;
 use crate::store::Store;
 use crate::tls::Trust;
 use arc_swap::ArcSwapOption;

@@ -9,6 +9,7 @@ pub const CASES: &[Case] = &[
         name: "R1_an_exit_node_that_takes_the_lan_is_healed_without_a_trace",
         run: |g| without_a_trace(g, "R1"),
     },
+    Case { name: "R1_the_api_server_proves_the_heal_by_two_leases_and_ready", run: proven },
     Case {
         name: "R2_an_exit_node_that_leaves_the_lan_is_healed_without_a_trace",
         run: |g| without_a_trace(g, "R2"),
@@ -70,6 +71,11 @@ fn without_a_trace(g: &Ground<'_>, fault: &str) -> Verdict {
     g.expect_no_guard()?;
     let alive = g.sh("pgrep -x tailscaled || true")?;
     if alive.trim().is_empty() { Ok(()) } else { Err(format!("the culprit lives: pid {alive}")) }
+}
+
+fn proven(g: &Ground<'_>) -> Verdict {
+    g.make("R1")?;
+    g.heal_with_proof()
 }
 
 fn captured_then_same(g: &Ground<'_>, fault: &str) -> Verdict {
