@@ -9,6 +9,7 @@ use lifeline_core::net::Family;
 use lifeline_core::observation::{Backend, Chain, Dialect, NfRule, NfTable};
 
 use crate::children::{Call, ChildError, Ran};
+use crate::netlink::{NetlinkError, nft_tables};
 
 /// 20 000 rules are some 4 MB of text.
 const CAP: usize = 64 << 20;
@@ -28,6 +29,13 @@ pub enum ReadError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// The list of nf_tables tables.
+    #[error("list nf_tables tables")]
+    Tables {
+        /// Why.
+        #[source]
+        source: NetlinkError,
     },
     /// iptables-nft cannot express what is in there; `nft` can.
     #[error("read table {table}: it holds rules that iptables cannot express")]
@@ -96,7 +104,7 @@ pub async fn read_all(backend: Backend, family: Family) -> Result<Vec<NfTable>, 
         }
         Backend::Nft => {
             let mut tables = Vec::new();
-            for name in nft_tables(family).await? {
+            for name in nft_tables(family).await.map_err(|source| ReadError::Tables { source })? {
                 let known = ["filter", "nat", "mangle", "raw", "security"].contains(&name.as_str());
                 let save = if known {
                     read(backend, family, &name, Dialect::Iptables).await
@@ -114,21 +122,6 @@ pub async fn read_all(backend: Backend, family: Family) -> Result<Vec<NfTable>, 
             Ok(tables)
         }
     }
-}
-
-/// Names of the nf_tables tables of a family.
-///
-/// # Errors
-/// When they cannot be listed.
-pub async fn nft_tables(family: Family) -> Result<Vec<String>, ReadError> {
-    let family = nft_family(family);
-    let call = Call::new("nft").args(["list", "tables", family]).limit(LIMIT).cap(CAP);
-    let text = call.run().await?.checked()?.text();
-    Ok(text
-        .lines()
-        .filter_map(|l| l.strip_prefix("table ")?.strip_prefix(family)?.strip_prefix(' '))
-        .map(|name| name.trim().to_owned())
-        .collect())
 }
 
 /// Reads one table in one language; `None` when it does not exist.

@@ -340,7 +340,8 @@ fn native_rules_that_iptables_cannot_show_are_seen_in_nfts_language() {
             assert!(ok, "{tool} {args}: {text}");
         }
         let (_dir, places) = files(&authority(), 6443);
-        let seen = look(places).full().await;
+        let look = look(places);
+        let seen = look.full().await;
         let blind = [Sense::Legacy4, Sense::Legacy6, Sense::Nft4, Sense::Nft6];
         assert!(!seen.gaps.iter().any(|g| blind.contains(&g.what)), "{:?}", seen.gaps);
         let tables: Vec<String> = seen
@@ -363,6 +364,11 @@ fn native_rules_that_iptables_cannot_show_are_seen_in_nfts_language() {
         );
         let mangle = &seen.netfilter[2].rules[0];
         assert!(mangle.handle.is_some() && mangle.spec.contains("ct mark"), "{mangle:?}");
+        // Nothing has changed, and then something has.
+        assert_eq!(look.full().await.netfilter, seen.netfilter);
+        let (ok, text) = output("iptables-nft", "-t filter -A INPUT -s 192.0.2.2 -j ACCEPT");
+        assert!(ok, "{text}");
+        assert_eq!(look.full().await.netfilter[1].rules.len(), 2);
     });
 }
 

@@ -6,7 +6,9 @@
 mod iproute;
 mod scene;
 
-use lifeline_agent::netlink::{Added, Deleted, Hint, Kernel, LinkNames, victim};
+use lifeline_agent::netlink::{
+    Added, Deleted, Hint, Kernel, LinkNames, nft_generation, nft_tables, victim,
+};
 use lifeline_core::net::Family;
 use lifeline_core::observation::{Action, Fate, Mark, RouteKind, Rule};
 use scene::{alone, ip, node, output};
@@ -484,5 +486,29 @@ fn a_rule_that_stays_is_seen_in_every_look_while_others_come_and_go() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         churn.join().unwrap();
         assert_eq!(missing, 0);
+    });
+}
+
+#[test]
+fn nf_tables_tells_its_tables_and_its_generation_without_a_tool() {
+    alone(async || {
+        let nft = |args: &str| {
+            let (ok, text) = output("nft", args);
+            assert!(ok, "nft {args}: {text}");
+        };
+        assert_eq!(nft_tables(Family::V4).await.unwrap(), Vec::<String>::new());
+        let first = nft_generation().await.unwrap();
+        nft("add table ip mangle");
+        nft("add table ip6 nat");
+        nft("add table inet firewalld");
+        nft("add table ip wg-quick-wg0");
+        assert_eq!(nft_tables(Family::V4).await.unwrap(), ["mangle", "wg-quick-wg0"]);
+        assert_eq!(nft_tables(Family::V6).await.unwrap(), ["nat"]);
+        let second = nft_generation().await.unwrap();
+        assert_ne!(first, second);
+        output("nft", "list ruleset");
+        assert_eq!(nft_generation().await.unwrap(), second, "to read it does not change it");
+        nft("add chain ip mangle x");
+        assert_ne!(nft_generation().await.unwrap(), second);
     });
 }

@@ -112,6 +112,7 @@ pub struct Look {
     critical: Mutex<Vec<Expected>>,
     /// What k3s's files said last, for the quick look.
     cluster: Mutex<Cluster>,
+    netfilter: netfilter::Netfilter,
     files: Slow,
     process_table: Slow,
 }
@@ -125,6 +126,7 @@ impl Look {
             places,
             critical,
             cluster: Mutex::default(),
+            netfilter: netfilter::Netfilter::default(),
             files: Slow::default(),
             process_table: Slow::default(),
         }
@@ -171,7 +173,7 @@ impl Look {
         let places = self.places.clone();
         let (mut looked, netfilter, processes, units) = tokio::join!(
             net,
-            netfilter::read(NETFILTER_LIMIT),
+            self.netfilter.read(NETFILTER_LIMIT),
             self.process_table.run(Sense::Processes, move || processes::read(&places.proc)),
             units::read(self.places.bus.as_deref(), &self.places.policy.unit, LIMIT),
         );
@@ -206,8 +208,7 @@ impl Look {
             let rules = netlinked(Sense::Rules, self.kernel.rules(family)).await.unpack(gaps);
             seen.rules.extend(rules.into_iter().map(|(rule, _)| rule));
         }
-        let routes = netlinked(Sense::Routes, self.kernel.routes(&names)).await.unpack(gaps);
-        seen.routes = routes.into_iter().map(|(route, _)| route).collect();
+        seen.routes = netlinked(Sense::Routes, self.kernel.bare_routes(&names)).await.unpack(gaps);
         seen
     }
 

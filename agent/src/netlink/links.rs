@@ -1,6 +1,6 @@
 //! Devices, their addresses, and the VXLAN forwarding entries that say where the other nodes are.
 
-use super::{Deleted, Kernel, NetlinkError};
+use super::{Deleted, Kernel, LIMIT, NetlinkError, wire};
 use lifeline_core::observation::{Addr, Fdb, Link};
 use rtnetlink::packet_core::Nla;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
@@ -13,6 +13,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::HashMap;
 use std::net::IpAddr;
+use tokio::time::timeout;
 
 /// `IFLA_TUN_PERSIST` of `linux/if_link.h`.
 const IFLA_TUN_PERSIST: u16 = 6;
@@ -60,12 +61,17 @@ impl Kernel {
         let mut ask = LinkMessage::default();
         // Statistics are two thirds of a device's message and change all the time.
         ask.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let messages = self
-            .settled("read devices", RouteNetlinkMessage::GetLink(ask), |m| match m {
-                RouteNetlinkMessage::NewLink(link) => Some(bare(link)),
-                _ => None,
-            })
-            .await?;
+        // Once is enough: the kernel walks devices by index, so none is passed over while others come and go.
+        let (what, ask) = ("read devices", RouteNetlinkMessage::GetLink(ask));
+        let mut messages: Vec<Bare> = Vec::new();
+        let dump = wire::dump(what, &ask, |raw| {
+            if let RouteNetlinkMessage::NewLink(link) = raw.read()? {
+                messages.push(bare(link));
+            }
+            Ok(())
+        });
+        let late = |_| NetlinkError::Late { what: what.to_owned() };
+        timeout(LIMIT, dump).await.map_err(late)??;
         let names: LinkNames =
             messages.iter().map(|l| (l.link.index, l.link.name.clone())).collect();
         let named = |i: Option<u32>| i.filter(|i| *i != 0).map(|i| names.name(i));
@@ -86,14 +92,13 @@ impl Kernel {
     /// When they could not be read to the end.
     pub async fn addrs(&self, names: &LinkNames) -> Result<Vec<Addr>, NetlinkError> {
         let ask = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let addrs = self
-            .settled("read addresses", ask, |m| match m {
-                RouteNetlinkMessage::NewAddress(a) => {
-                    addr_of(&a).map(|addr| (a.header.index, addr, a.header.prefix_len))
-                }
-                _ => None,
-            })
-            .await?;
+        let pick = |m| match m {
+            RouteNetlinkMessage::NewAddress(a) => {
+                addr_of(&a).map(|addr| (a.header.index, addr, a.header.prefix_len))
+            }
+            _ => None,
+        };
+        let addrs = self.settled("read addresses", ask, pick).await?;
         let named = |(index, addr, len)| Addr { dev: names.name(index), addr, len };
         Ok(addrs.into_iter().map(named).collect())
     }
@@ -106,14 +111,15 @@ impl Kernel {
         let mut ask = NeighbourMessage::default();
         ask.header.family = AddressFamily::Bridge;
         let ask = RouteNetlinkMessage::GetNeighbour(ask);
-        let mut fdb = self
-            .settled("read forwarding entries", ask, |m| match m {
-                RouteNetlinkMessage::NewNeighbour(n) => {
-                    destination(&n).map(|dst| Fdb { dev: names.name(n.header.ifindex), dst })
-                }
-                _ => None,
-            })
-            .await?;
+        let pick = |m| match m {
+            RouteNetlinkMessage::NewNeighbour(n) => {
+                destination(&n).map(|dst| (n.header.ifindex, dst))
+            }
+            _ => None,
+        };
+        let found = self.settled("read forwarding entries", ask, pick).await?;
+        let named = |(index, dst)| Fdb { dev: names.name(index), dst };
+        let mut fdb: Vec<Fdb> = found.into_iter().map(named).collect();
         // The default entry (all-zero MAC) and a node's own entry name the same address.
         fdb.sort_unstable();
         fdb.dedup();
@@ -127,15 +133,21 @@ impl Kernel {
     pub async fn is_neighbour_alive(&self, addr: IpAddr, dev: u32) -> Result<bool, NetlinkError> {
         let mut ask = NeighbourMessage::default();
         ask.header.family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let dump = self
-            .dump("read neighbours", &RouteNetlinkMessage::GetNeighbour(ask), |m| match m {
-                RouteNetlinkMessage::NewNeighbour(n) if n.header.ifindex == dev => {
-                    (destination(&n) == Some(addr)).then_some(n.header.state)
-                }
-                _ => None,
-            })
-            .await?;
-        Ok(dump.items.iter().any(|s| matches!(s, NeighbourState::Reachable)))
+        let what = "read neighbours";
+        let mut alive = false;
+        let ask = RouteNetlinkMessage::GetNeighbour(ask);
+        let dump = wire::dump(what, &ask, |raw| {
+            if let RouteNetlinkMessage::NewNeighbour(n) = raw.read()?
+                && n.header.ifindex == dev
+                && destination(&n) == Some(addr)
+            {
+                alive |= matches!(n.header.state, NeighbourState::Reachable);
+            }
+            Ok(())
+        });
+        let late = |_| NetlinkError::Late { what: what.to_owned() };
+        timeout(LIMIT, dump).await.map_err(late)??;
+        Ok(alive)
     }
 
     /// Deletes a device.
@@ -153,7 +165,6 @@ impl Kernel {
 }
 
 /// A device whose master has only its index yet.
-#[derive(PartialEq)]
 struct Bare {
     link: Link,
     master: Option<u32>,

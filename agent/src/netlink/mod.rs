@@ -3,33 +3,30 @@
 //! Every call has a deadline. A dump that does not end properly is an error and never a shorter list. Nothing here decides
 //! what is right.
 
-mod codec;
 mod events;
 mod links;
 mod lookup;
+mod nftables;
 mod routes;
 mod rules;
 mod sockets;
+mod wire;
 
 pub use events::{Events, Hint};
 pub use links::LinkNames;
+pub use nftables::{nft_generation, nft_tables};
 pub use routes::{route_from, route_message};
 pub use rules::{rule_from, rule_message, victim};
 pub use sockets::TcpSocket;
 
-use codec::Lossless;
-use futures_util::StreamExt;
-use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::proto::{ConnectionHandle, from_socket_with_codec};
-use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use rtnetlink::sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
+use std::collections::HashMap;
+use std::hash::RandomState;
 use std::io;
 use std::num::NonZeroI32;
-use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// How long one call may take; a dump of 100 000 routes takes about 0.2 s.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -130,119 +127,72 @@ pub enum Deleted {
     Absent,
 }
 
-/// Two connections to the kernel's routing, in the network namespace of the thread that opened them: one that dumps, and
-/// one that asks and writes, so that a question never waits for a long dump.
+/// The kernel's routing, in the network namespace of the thread that opened it.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     handle: rtnetlink::Handle,
-    dumps: ConnectionHandle<RouteNetlinkMessage>,
-    /// The kernel answers a second dump on the same socket with EBUSY.
-    turn: Arc<Mutex<()>>,
-}
-
-/// What a dump brought.
-struct Dump<T> {
-    items: Vec<T>,
-    bytes: usize,
 }
 
 impl Kernel {
-    /// Opens the connections; their tasks end when the last clone is dropped.
+    /// Opens the connection that asks and writes; its task ends when the last clone is dropped.
     ///
     /// # Errors
     /// When there is no socket to be had.
     pub fn open() -> Result<Self, NetlinkError> {
         let open = |source| NetlinkError::Open { source };
         let socket = TokioSocket::new(NETLINK_ROUTE).map_err(open)?;
-        // The answers to single questions are small; but a slow reader must not lose one.
+        // The answers are small; but a slow reader must not lose one.
         widen(&socket, 1 << 20);
-        let (mut connection, handle, _) = rtnetlink::from_socket(socket);
-        connection.set_forward_ack(false);
+        let (connection, handle, _) = rtnetlink::from_socket(socket);
         tokio::spawn(connection);
-        let socket = TokioSocket::new(NETLINK_ROUTE).map_err(open)?;
-        let (mut connection, dumps, _) =
-            from_socket_with_codec::<RouteNetlinkMessage, _, Lossless>(socket);
-        // A dump's last message carries its error code (and says that there was an end at all).
-        connection.set_forward_done(true);
-        tokio::spawn(connection);
-        Ok(Self { handle, dumps, turn: Arc::new(Mutex::new(())) })
-    }
-
-    /// One dump, to its end.
-    async fn dump<T>(
-        &self,
-        what: &str,
-        ask: &RouteNetlinkMessage,
-        pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
-    ) -> Result<Dump<T>, NetlinkError> {
-        let _turn = self.turn.lock().await;
-        let mut tries = 0;
-        loop {
-            let dumped = timeout(LIMIT, self.dump_once(what, ask.clone(), &pick)).await;
-            match dumped.map_err(|_| NetlinkError::Late { what: what.to_owned() })? {
-                // An earlier dump that was given up at its deadline is still being written.
-                Err(e) if e.errno() == Some(EBUSY) && tries < 20 => {
-                    tries += 1;
-                    sleep(Duration::from_millis(5)).await;
-                }
-                other => return other,
-            }
-        }
-    }
-
-    async fn dump_once<T>(
-        &self,
-        what: &str,
-        ask: RouteNetlinkMessage,
-        pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
-    ) -> Result<Dump<T>, NetlinkError> {
-        let closed = || NetlinkError::Closed { what: what.to_owned() };
-        let mut request = NetlinkMessage::from(ask);
-        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let answers = self.dumps.request(request, SocketAddr::new(0, 0)).map_err(|_| closed())?;
-        let mut answers = pin!(answers);
-        let mut dump = Dump { items: Vec::new(), bytes: 0 };
-        while let Some(message) = answers.next().await {
-            match message.payload {
-                NetlinkPayload::InnerMessage(inner) => {
-                    dump.bytes += message.header.length as usize;
-                    dump.items.extend(pick(inner));
-                }
-                NetlinkPayload::Done(done) if done.code == 0 => return Ok(dump),
-                NetlinkPayload::Done(done) => {
-                    return Err(refused(what, NonZeroI32::new(done.code)));
-                }
-                NetlinkPayload::Error(e) => return Err(refused(what, e.code)),
-                _ => return Err(NetlinkError::Garbled { what: what.to_owned() }),
-            }
-        }
-        Err(closed())
+        Ok(Self { handle })
     }
 
     /// Dumps until two dumps agree, because one that takes several datagrams misses entries while others come and go, and
     /// no flag says so (field guide K4). When they never agree, what either of the last two saw counts as there: under
     /// churn absence cannot be known, and a flapping entry is better seen than not.
+    ///
+    /// Only one list is ever held, and what differs from it.
     async fn settled<T: PartialEq>(
         &self,
         what: &str,
         ask: RouteNetlinkMessage,
         pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
-        let mut last = self.dump(what, &ask, &pick).await?;
-        if last.bytes <= ONE_DATAGRAM {
-            return Ok(last.items);
-        }
-        for round in 1..=ROUNDS {
-            let again = self.dump(what, &ask, &pick).await?;
-            if again.items == last.items {
-                return Ok(again.items);
+        let late = |_| NetlinkError::Late { what: what.to_owned() };
+        let state = RandomState::new();
+        let mut list: Vec<(u64, Option<T>)> = Vec::new();
+        let first = wire::dump(what, &ask, |raw| {
+            list.push((raw.mark(&state), pick(raw.read()?)));
+            Ok(())
+        });
+        if timeout(LIMIT, first).await.map_err(late)?? > ONE_DATAGRAM {
+            for round in 1..=ROUNDS {
+                let (mut same, mut others) = (0, Vec::new());
+                let again = wire::dump(what, &ask, |raw| {
+                    let mark = raw.mark(&state);
+                    let known = list.get(same).filter(|_| others.is_empty());
+                    if known.is_some_and(|(m, _)| *m == mark) {
+                        same += 1;
+                        return Ok(());
+                    }
+                    let entry = pick(raw.read()?);
+                    if known.is_some_and(|(_, e)| *e == entry) {
+                        same += 1;
+                    } else {
+                        others.push((mark, entry));
+                    }
+                    Ok(())
+                });
+                timeout(LIMIT, again).await.map_err(late)??;
+                if others.is_empty() && same == list.len() {
+                    break;
+                }
+                let earlier = list.split_off(same);
+                list.extend(if round == ROUNDS { union(earlier, others) } else { others });
             }
-            if round == ROUNDS {
-                return Ok(union(last.items, again.items));
-            }
-            last = again;
         }
-        Ok(last.items)
+        Ok(list.into_iter().filter_map(|(_, entry)| entry).collect())
     }
 
     /// A write, under its deadline.
@@ -262,18 +212,28 @@ impl Kernel {
 }
 
 /// What either list holds: `later` in its order, and behind each of its entries those of `earlier` that followed it.
-fn union<T: PartialEq>(earlier: Vec<T>, later: Vec<T>) -> Vec<T> {
-    let mut all = later;
-    let mut at = 0;
-    for item in earlier {
-        match all.iter().position(|x| *x == item) {
+fn union<T>(earlier: Vec<(u64, T)>, later: Vec<(u64, T)>) -> Vec<(u64, T)> {
+    let mut places: HashMap<u64, Vec<usize>> = HashMap::new();
+    for (at, (mark, _)) in later.iter().enumerate().rev() {
+        places.entry(*mark).or_default().push(at);
+    }
+    let (mut at, mut missing) = (0, Vec::new());
+    for entry in earlier {
+        match places.get_mut(&entry.0).and_then(Vec::pop) {
             Some(found) => at = found + 1,
-            None => {
-                all.insert(at, item);
-                at += 1;
-            }
+            None => missing.push((at, entry)),
         }
     }
+    missing.sort_by_key(|(at, _)| *at);
+    let mut missing = missing.into_iter().peekable();
+    let mut all = Vec::new();
+    for (at, entry) in later.into_iter().enumerate() {
+        while let Some((_, gone)) = missing.next_if(|(place, _)| *place <= at) {
+            all.push(gone);
+        }
+        all.push(entry);
+    }
+    all.extend(missing.map(|(_, gone)| gone));
     all
 }
 
@@ -298,11 +258,17 @@ mod tests {
 
     #[test]
     fn what_either_dump_saw_counts_in_its_place() {
+        let pairs = |a: &[u64]| a.iter().map(|n| (*n, *n)).collect();
+        let union = |a: &[u64], b: &[u64]| -> Vec<u64> {
+            union(pairs(a), pairs(b)).into_iter().map(|(_, n)| n).collect()
+        };
         assert_eq!(
-            union(vec![0, 5210, 5270, 32766], vec![0, 5210, 32766, 32767]),
+            union(&[0, 5210, 5270, 32766], &[0, 5210, 32766, 32767]),
             [0, 5210, 5270, 32766, 32767]
         );
-        assert_eq!(union(vec![1, 2], vec![]), [1, 2]);
-        assert_eq!(union(vec![0, 32766, 32767], vec![0, 32767]), [0, 32766, 32767]);
+        assert_eq!(union(&[1, 2], &[]), [1, 2]);
+        assert_eq!(union(&[], &[1, 2]), [1, 2]);
+        assert_eq!(union(&[0, 32766, 32767], &[0, 32767]), [0, 32766, 32767]);
+        assert_eq!(union(&[7, 7, 7], &[7, 8]), [7, 7, 7, 8], "equal ones are counted");
     }
 }

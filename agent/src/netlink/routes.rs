@@ -26,24 +26,38 @@ impl Kernel {
         &self,
         names: &LinkNames,
     ) -> Result<Vec<(Route, RouteMessage)>, NetlinkError> {
+        self.all_routes(|m| (route_from(&m, names), m)).await
+    }
+
+    /// The routes alone: with 100 000 of them their messages would take twice their room again.
+    ///
+    /// # Errors
+    /// As [`Self::routes`].
+    pub async fn bare_routes(&self, names: &LinkNames) -> Result<Vec<Route>, NetlinkError> {
+        self.all_routes(|m| route_from(&m, names)).await
+    }
+
+    async fn all_routes<T: PartialEq>(
+        &self,
+        make: impl Fn(RouteMessage) -> T,
+    ) -> Result<Vec<T>, NetlinkError> {
         let mut all = Vec::new();
         for family in Family::ALL {
             // No strict check and nothing preset: the kernel would filter by it, and hide routes of other protocols.
             let mut ask = RouteMessage::default();
             ask.header.address_family = address_family(family);
+            let ask = RouteNetlinkMessage::GetRoute(ask);
+            let pick = |m| match m {
+                // Cached exceptions (path MTU, redirects) are no routes.
+                RouteNetlinkMessage::NewRoute(r)
+                    if !r.header.flags.contains(RouteFlags::Cloned) =>
+                {
+                    Some(make(r))
+                }
+                _ => None,
+            };
             let what = format!("read routes{}", family.suffix());
-            let messages = self
-                .settled(&what, RouteNetlinkMessage::GetRoute(ask), |m| match m {
-                    // Cached exceptions (path MTU, redirects) are no routes.
-                    RouteNetlinkMessage::NewRoute(r)
-                        if !r.header.flags.contains(RouteFlags::Cloned) =>
-                    {
-                        Some(r)
-                    }
-                    _ => None,
-                })
-                .await?;
-            all.extend(messages.into_iter().map(|m| (route_from(&m, names), m)));
+            all.append(&mut self.settled(&what, ask, pick).await?);
         }
         Ok(all)
     }

@@ -23,13 +23,11 @@ impl Kernel {
         let mut ask = RuleMessage::default();
         ask.header.family = address_family(family);
         let what = format!("read policy rules{}", family.suffix());
-        let messages = self
-            .settled(&what, RouteNetlinkMessage::GetRule(ask), |m| match m {
-                RouteNetlinkMessage::NewRule(rule) => Some(rule),
-                _ => None,
-            })
-            .await?;
-        Ok(messages.into_iter().map(|m| (rule_from(&m), m)).collect())
+        let pick = |m| match m {
+            RouteNetlinkMessage::NewRule(rule) => Some((rule_from(&rule), rule)),
+            _ => None,
+        };
+        self.settled(&what, RouteNetlinkMessage::GetRule(ask), pick).await
     }
 
     /// Adds a rule; that the very same is there already is no failure. The kernel compares every selector here, so this

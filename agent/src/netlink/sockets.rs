@@ -2,19 +2,16 @@
 //!
 //! `/proc/net/tcp` shows no marks, and our own probes go to the same destinations as the kubelet's connections.
 
-use super::{Kernel, LIMIT, NetlinkError, refused, widen};
+use super::wire::{HEADER, attributes, converse, u32_at};
+use super::{Kernel, LIMIT, NetlinkError};
 use lifeline_core::observation::Socket;
 use rtnetlink::sys::constants::NETLINK_SOCK_DIAG;
-use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr as Peer, TokioSocket};
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroI32;
 use tokio::time::timeout;
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` of `linux/sock_diag.h`.
 const BY_FAMILY: u16 = 20;
 const DESTROY: u16 = 21;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x301;
 /// `NLM_F_REQUEST | NLM_F_ACK`.
@@ -28,7 +25,6 @@ const MARK: u16 = 15;
 const ID: usize = 48;
 /// `inet_diag_msg`: 4 bytes, the id, 20 bytes.
 const MESSAGE: usize = 72;
-const HEADER: usize = 16;
 const ENOENT: i32 = 2;
 
 /// TCP states by number (`net/tcp_states.h`); listening, closed and time-wait ones are nobody's connection.
@@ -70,7 +66,10 @@ impl Kernel {
         for family in [AF_INET, AF_INET6] {
             let states = STATES.iter().fold(0u32, |bits, (n, _)| bits | 1 << n);
             let body = request(family, states, &[0; ID]);
-            let call = converse(what, BY_FAMILY, DUMP, &body, |m| all.extend(read(m)));
+            let call = converse(what, NETLINK_SOCK_DIAG, BY_FAMILY, DUMP, &body, |_, message| {
+                all.extend(message.get(HEADER..).and_then(read));
+                Ok(())
+            });
             timeout(LIMIT, call)
                 .await
                 .map_err(|_| NetlinkError::Late { what: what.to_owned() })??;
@@ -85,7 +84,7 @@ impl Kernel {
     pub async fn destroy_socket(&self, socket: &TcpSocket) -> Result<bool, NetlinkError> {
         let what = format!("destroy socket {} to {}", socket.socket.src, socket.socket.dst);
         let body = request(socket.family, u32::MAX, &socket.id);
-        let call = converse(&what, DESTROY, ONE, &body, |_| {});
+        let call = converse(&what, NETLINK_SOCK_DIAG, DESTROY, ONE, &body, |_, _| Ok(()));
         match timeout(LIMIT, call).await.map_err(|_| NetlinkError::Late { what: what.clone() })? {
             Ok(()) => Ok(true),
             Err(e) if e.errno() == Some(ENOENT) => Ok(false),
@@ -102,48 +101,6 @@ fn request(family: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
     body
 }
 
-/// One request and all its answers, to the last.
-async fn converse(
-    what: &str,
-    kind: u16,
-    flags: u16,
-    body: &[u8],
-    mut each: impl FnMut(&[u8]),
-) -> Result<(), NetlinkError> {
-    let refuse = |source| NetlinkError::Refused { what: what.to_owned(), source };
-    let garbled = || NetlinkError::Garbled { what: what.to_owned() };
-    let socket =
-        TokioSocket::new(NETLINK_SOCK_DIAG).map_err(|source| NetlinkError::Open { source })?;
-    widen(&socket, 1 << 20);
-    let mut message = u32::try_from(HEADER + body.len()).unwrap_or(0).to_ne_bytes().to_vec();
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&flags.to_ne_bytes());
-    message.extend_from_slice(&[0; 8]);
-    message.extend_from_slice(body);
-    socket.send_to(&message, &Peer::new(0, 0)).await.map_err(refuse)?;
-    let mut datagram = Vec::with_capacity(64 << 10);
-    loop {
-        datagram.clear();
-        socket.recv(&mut datagram).await.map_err(refuse)?;
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let len = number(rest, 0).ok_or_else(garbled)? as usize;
-            let kind = half(rest, 4).ok_or_else(garbled)?;
-            let payload = rest.get(HEADER..len).ok_or_else(garbled)?;
-            match kind {
-                NLMSG_DONE | NLMSG_ERROR => {
-                    let code = payload.get(..4).and_then(|c| c.try_into().ok());
-                    let code = i32::from_ne_bytes(code.ok_or_else(garbled)?);
-                    return NonZeroI32::new(code).map_or(Ok(()), |c| Err(refused(what, Some(c))));
-                }
-                BY_FAMILY => each(payload),
-                _ => {}
-            }
-            rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
-        }
-    }
-}
-
 /// One `inet_diag_msg`.
 fn read(message: &[u8]) -> Option<TcpSocket> {
     let (family, state) = (*message.first()?, *message.get(1)?);
@@ -152,15 +109,9 @@ fn read(message: &[u8]) -> Option<TcpSocket> {
     let port = |at: usize| Some(u16::from_be_bytes([*id.get(at)?, *id.get(at + 1)?]));
     let addr = |at: usize| address(family, id.get(at..at + 16)?);
     let (src, dst) = (addr(4)?, addr(20)?);
-    let (uid, inode) = (number(message, 64)?, number(message, 68)?);
-    let mut mark = 0;
-    let mut rest = message.get(MESSAGE..).unwrap_or_default();
-    while let (Some(len), Some(kind)) = (half(rest, 0), half(rest, 2)) {
-        if kind == MARK {
-            mark = number(rest, 4).unwrap_or(0);
-        }
-        rest = rest.get(usize::from(len.max(4)).next_multiple_of(4)..).unwrap_or_default();
-    }
+    let (uid, inode) = (u32_at(message, 64)?, u32_at(message, 68)?);
+    let mark = attributes(message, MESSAGE).find(|(kind, _)| *kind == MARK);
+    let mark = mark.and_then(|(_, value)| u32_at(value, 0)).unwrap_or(0);
     let socket = Socket {
         state,
         src: SocketAddr::new(src, port(0)?),
@@ -179,12 +130,4 @@ fn address(family: u8, bytes: &[u8]) -> Option<IpAddr> {
         AF_INET6 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?).to_canonical()),
         _ => None,
     }
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
 }
