@@ -144,7 +144,7 @@ pub async fn read(
             if ran.stderr.contains("does not exist") {
                 return Ok(None);
             }
-            parse_save(&checked_save(ran)?, backend, family)?
+            parse_save(&checked_save(ran, backend)?, backend, family)?
         }
         Dialect::Nft => {
             let nft = nft_family(family);
@@ -167,15 +167,16 @@ pub async fn read(
 }
 
 /// The text of a save, when nothing says that part of it is missing.
-fn checked_save(ran: Ran) -> Result<String, ReadError> {
-    let ran = ran.checked()?;
+fn checked_save(ran: Ran, backend: Backend) -> Result<String, ReadError> {
     let harmless = |l: &str| l.trim().is_empty() || l.contains("tables present, use");
-    if let Some(line) = ran.stderr.lines().find(|l| !harmless(l)) {
-        // "Parsing nftables rule failed": the table was cut short behind it.
+    let complaint = ran.stderr.lines().find(|l| !harmless(l)).map(str::to_owned);
+    // "Parsing nftables rule failed": the table is cut short behind it, and the exit status is 3 or, after a warning, 0. Whether it
+    // is that or something worse, `nft` will tell.
+    if let Some(line) = complaint.filter(|_| backend == Backend::Nft || ran.status.success()) {
         tracing::debug!(line, "iptables-save complains");
         return Err(ReadError::Incompatible { table: "*".to_owned() });
     }
-    Ok(ran.text())
+    Ok(ran.checked()?.text())
 }
 
 /// Reads the output of `iptables-save`.

@@ -30,8 +30,8 @@ async fn read(kernel: &Kernel, family: Family, table: u32) -> Result<Table, Netl
     Ok(Table { names, routes })
 }
 
-/// Is this the route that is meant? Whether its next hop is up at the moment is not part of it; for a wanted route neither is the
-/// on-link flag, which we set ourselves when it cannot be put back otherwise.
+/// Is this the route that is meant? Whether its next hop is up at the moment is not part of it. For a wanted route neither is who
+/// put it there, nor the on-link flag, which we set ourselves when it cannot be put back otherwise.
 fn is(there: &Route, meant: &Route, wanted: bool) -> bool {
     let bare = |r: &Route| {
         let plain = |h: &Hop| Hop {
@@ -40,7 +40,8 @@ fn is(there: &Route, meant: &Route, wanted: bool) -> bool {
             weight: h.weight.max(1),
             ..h.clone()
         };
-        Route { hops: r.hops.iter().map(plain).collect(), ..r.clone() }
+        let protocol = if wanted { 0 } else { r.protocol };
+        Route { hops: r.hops.iter().map(plain).collect(), protocol, ..r.clone() }
     };
     bare(there) == bare(meant)
 }
@@ -125,7 +126,13 @@ async fn restore_all(
     let read = read(kernel, family, table).await.map_err(|e| failed(&e))?;
     let there = |r: &Route| read.routes.iter().any(|(t, _)| is(t, r, true));
     let mut missing: Vec<&Route> = present.iter().filter(|r| !there(r)).collect();
-    missing.sort_by_key(|r| r.hops.iter().any(|h| h.via.is_some()));
+    let all = missing.clone();
+    let gateway = |r: &Route| r.hops.iter().any(|h| h.via.is_some());
+    // Of several with one key the first counts, so they stay in their order.
+    missing.sort_by_key(|r| {
+        let twins = all.iter().filter(|o| same_key(o, r));
+        twins.take_while(|o| ***o != **r).any(|o| gateway(o)) || gateway(r)
+    });
     for route in missing {
         // What stands in its place and is to go makes room at once, so that there is always one.
         let first = read.routes.iter().find(|(t, _)| same_key(t, route));
