@@ -187,6 +187,8 @@ struct Reading<'a, O: Op> {
     confirmed: bool,
     /// Judgement after the last step or undo.
     judged: Option<Health>,
+    /// What the last judgement after a step found, whatever was undone since.
+    found: Option<&'a [String]>,
 }
 
 fn read<O: Op>(entries: &[Entry<O>]) -> Option<Reading<'_, O>> {
@@ -203,13 +205,14 @@ fn read<O: Op>(entries: &[Entry<O>]) -> Option<Reading<'_, O>> {
         cancelled: false,
         confirmed: false,
         judged: None,
+        found: None,
     };
     for entry in &entries[1..] {
         match &entry.event {
             Event::Opened { .. } | Event::Unknown => return None,
             Event::Began { step, .. } => {
                 *r.began.get_mut(*step as usize)? = true;
-                r.judged = None;
+                (r.judged, r.found) = (None, None);
             }
             Event::Ended { step, outcome } => {
                 *r.ended.get_mut(*step as usize)? = Some(outcome);
@@ -224,7 +227,12 @@ fn read<O: Op>(entries: &[Entry<O>]) -> Option<Reading<'_, O>> {
                 *r.undo_ended.get_mut(*step as usize)? = Some(outcome);
                 r.judged = None;
             }
-            Event::Judged { health, .. } => r.judged = Some(*health),
+            Event::Judged { health, findings, .. } => {
+                r.judged = Some(*health);
+                if !r.undoing {
+                    r.found = Some(findings);
+                }
+            }
             Event::Confirmed { .. } => r.confirmed = true,
             Event::Cancelled { .. } => r.cancelled = true,
             // Something was written after the end: not by this program.
@@ -290,7 +298,9 @@ pub fn next<O: Op>(entries: &[Entry<O>], here: &Stamp) -> Next {
     let wants_undo = |i: usize| {
         // A step that failed or was cut off half-way is undone whatever it says: nobody knows how far it got.
         let whole = r.ended[i].is_some_and(Outcome::is_ok);
-        steps[i].on_unhealthy == OnUnhealthy::Undo || !whole
+        // What it was for has gone, so it did help: another trouble that shows only now is the next rung's affair.
+        let helped = r.found.is_some_and(|found| !found.contains(&steps[i].finding));
+        (steps[i].on_unhealthy == OnUnhealthy::Undo && !helped) || !whole
     };
     if let Some(id) = undoable(&wants_undo) {
         return Next::Undo(id);

@@ -273,7 +273,9 @@ fn a_run_that_is_killed_anywhere_ends_recovered_or_as_it_was() {
     let mut cases = 0;
     for policy in [OnUnhealthy::Undo, OnUnhealthy::Hold] {
         for plan in plans(policy) {
-            for refuse in (0..=plan.steps.len() as u32).map(|n| (n > 0).then_some(n)) {
+            for refuse in
+                (0..=u32::try_from(plan.steps.len()).unwrap()).map(|n| (n > 0).then_some(n))
+            {
                 let (appends, acts) = length(&plan, refuse);
                 for cut in cuts(appends, acts) {
                     cases += 1;
@@ -299,7 +301,7 @@ fn a_run_that_is_killed_anywhere_ends_recovered_or_as_it_was() {
                             as_it_was(&sick(), &w.node, &plan).unwrap_or_else(|why| {
                                 // With Hold, whole steps stay on purpose; what is undone is the step that failed.
                                 assert_eq!(policy, OnUnhealthy::Hold, "{what}: {why}");
-                            })
+                            });
                         }
                         // Only when a refusal left nothing to undo.
                         Ending::Unwell => assert!(refuse.is_some(), "{what}"),
@@ -449,4 +451,15 @@ fn when_nothing_can_be_said_the_run_waits_until_its_deadline_and_is_held() {
     let w = world.lock().unwrap();
     assert!(w.ms > plan.deadline_ms, "it waited {} ms", w.ms);
     assert!(plan.steps.iter().all(|s| settled(&w.node, &s.op)), "what was done stays");
+}
+
+#[test]
+fn a_rung_whose_finding_has_gone_is_kept_although_another_trouble_shows() {
+    let plan = plans(OnUnhealthy::Undo).remove(1);
+    let world = World::new(sick(), |_: &Node| Health::Contained);
+    world.lock().unwrap().findings = vec!["another".into()];
+    let (ending, _) = resume(&world, open(&world, &plan).entries);
+    assert_eq!(ending, Ending::Unwell, "the next rung's turn");
+    let w = world.lock().unwrap();
+    assert!(plan.steps.iter().all(|s| settled(&w.node, &s.op)), "nothing was undone");
 }

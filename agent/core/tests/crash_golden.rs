@@ -120,6 +120,7 @@ fn every_plan_of_every_golden_case_survives_every_cut() {
                         let mut w = world.lock().unwrap();
                         w.refuse = refuse;
                         w.cut = cut;
+                        w.findings.clone_from(&plan.findings);
                     }
                     let mut paper = open(&world, &plan);
                     assert!(block_on(engine::run(&mut Hands(world.clone()), &mut paper)).is_err());

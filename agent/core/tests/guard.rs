@@ -53,7 +53,7 @@ fn baseline() -> Baseline {
     let seen = look(&[HEALTHY]);
     Baseline {
         rules: seen.rules.clone(),
-        routes: seen.routes.clone(),
+        routes: seen.routes,
         expected: vec![
             expected(Role::Api, "203.0.113.10", "203.0.113.10", "eth0", Some("192.168.2.1")),
             expected(Role::Gateway, "192.168.2.1", "192.168.2.1", "eth0", None),

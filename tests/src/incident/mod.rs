@@ -60,7 +60,7 @@ fn act(
     let path = Path::watch(&node)?;
     let begun = lease::boottime();
     progress.say("healthy: the API server answers, the lease is renewed every 10 s");
-    let fault = faults::find("R1")?;
+    let fault = faults::find("R1-nft")?;
     (fault.strike)(&Site::of(lab, NODE)?).context("let the exit node arrive")?;
     progress.say("the exit node arrives: tailscaled runs in the host's network namespace");
     let broken = path.await_state(false, CAPTURE_LIMIT).context("wait for the capture")?;

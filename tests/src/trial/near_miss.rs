@@ -43,6 +43,7 @@ pub const CASES: &[Case] = &[
 
 /// The state stands, the operator says heal, and no foreign byte changes.
 fn left_alone(g: &Ground<'_>, fault: &str, verdict: &str) -> Verdict {
+    g.lay(fault)?;
     let healthy = g.snapshot()?;
     g.make(fault)?;
     let before = g.snapshot()?;
@@ -73,18 +74,18 @@ fn over_the_tunnel(g: &Ground<'_>) -> Verdict {
 
 fn foreign_in_front(g: &Ground<'_>) -> Verdict {
     // A naive delete of `5270 lookup 52` removes the foreign `fwmark 0x1 lookup 52` instead: absent attributes are wildcards.
+    // Remnants, not a live daemon: a daemon that is told to stop does that naive delete itself.
     const COUNT: &str = "ip rule | grep -c 'fwmark 0x1 lookup 52' || true";
-    g.make("R19-front")?;
+    g.make("R3")?;
+    g.sh("ip rule del pref 5270 lookup 52; ip rule add pref 5270 fwmark 0x1 lookup 52; ip rule add pref 5270 lookup 52 protocol 0")?;
     let foreign = g.sh(COUNT)?;
-    if foreign.trim() == "0" {
-        return Err("there is no foreign rule: the case proves nothing".to_owned());
-    }
     g.heal_well()?;
     let left = g.sh(COUNT)?;
-    if left != foreign {
+    let rules = g.sh("ip rule; ip -6 rule")?;
+    g.sh("ip rule del pref 5270 fwmark 0x1 lookup 52 || true")?;
+    if foreign.trim() != "1" || left != foreign {
         return Err(format!("of {} foreign rules {} survived", foreign.trim(), left.trim()));
     }
-    let rules = g.sh("ip rule; ip -6 rule")?;
     let remnant = rules.lines().find(|l| l.starts_with("52") && !l.contains("fwmark 0x1 "));
     remnant.map_or(Ok(()), |line| Err(format!("Tailscale's own rule is left: {line}")))
 }

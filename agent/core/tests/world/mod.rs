@@ -74,6 +74,8 @@ pub struct World {
     pub acts: u32,
     pub dead: bool,
     pub judge: Box<dyn Fn(&Node) -> Health + Send>,
+    /// What a judgement that is not well finds.
+    pub findings: Vec<String>,
 }
 
 pub type Shared = Arc<Mutex<World>>;
@@ -90,6 +92,7 @@ impl World {
             acts: 0,
             dead: false,
             judge: Box::new(judge),
+            findings: vec!["f".into()],
         }))
     }
 
@@ -182,11 +185,10 @@ impl Host<NodeOp> for Hands {
 
     async fn judge(&mut self) -> Judgement {
         let w = self.0.lock().unwrap();
-        Judgement {
-            health: (w.judge)(&w.node),
-            findings: vec![],
-            summary: "judged by the test".into(),
-        }
+        let health = (w.judge)(&w.node);
+        // The findings stay as long as the node is unwell.
+        let findings = if health == Health::Well { vec![] } else { w.findings.clone() };
+        Judgement { health, findings, summary: "judged by the test".into() }
     }
 }
 
