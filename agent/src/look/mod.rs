@@ -16,14 +16,16 @@ mod sockets;
 mod sysctls;
 mod units;
 
+use crate::clock::Clock;
 use crate::netlink::{Kernel, LinkNames, NetlinkError};
 use lifeline_core::baseline::Expected;
-use lifeline_core::clock::Stamp;
 use lifeline_core::fib;
 use lifeline_core::net::Family;
-use lifeline_core::observation::{Cluster, Gap, Mark, Observation, Rule, Sense, Through};
+use lifeline_core::observation::{
+    Cluster, Gap, Mark, Observation, Process, Resolv, Rule, Sense, Through,
+};
 use lifeline_core::policy::Policy;
-use rustix::time::{ClockId, clock_gettime};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -108,6 +110,7 @@ impl<T: Default> Seen<T> {
 #[derive(Debug)]
 pub struct Look {
     kernel: Kernel,
+    clock: Clock,
     places: Places,
     critical: Mutex<Vec<Expected>>,
     /// What k3s's files said last, for the quick look.
@@ -123,6 +126,8 @@ impl Look {
         let critical = Mutex::new(places.critical.clone());
         Self {
             kernel,
+            // Without a boot id nothing can be journalled, but a look is a look.
+            clock: Clock::read().unwrap_or_else(|_| Clock::of_boot("")),
             places,
             critical,
             cluster: Mutex::default(),
@@ -143,48 +148,64 @@ impl Look {
 
     /// Everything. Takes as long as its slowest sense.
     pub async fn full(&self) -> Observation {
-        let places = self.places.clone();
-        let files = self.files.run(Sense::Cluster, move || files::read(&places));
-        let net = async {
-            let (files, tables) = tokio::join!(files, self.tables());
-            let (cluster, rest) = files.found;
-            let mut seen = Observation { cluster, gaps: files.gaps, ..tables };
-            cluster::complete(&mut seen);
-            self.remember(&seen.cluster);
-            let targets = lookups::targets(&seen, &self.critical());
-            let guarded = stands(&seen.rules, self.places.policy.see_through, false);
-            let mirrored = stands(&seen.rules, self.places.policy.lifeline, true);
-            let names = LinkNames::from(seen.links.as_slice());
-            // Before our own calls are on their way.
-            let sockets = sockets::read(&self.kernel, &self.places.proc, &targets).await;
-            let (lookups, probes, lease, fdb) = tokio::join!(
-                self.lookups(&seen, &names, &targets),
-                probes::call(&self.kernel, &self.places, &names, &targets, guarded, mirrored),
-                lease::read(&self.places, &seen.cluster),
-                netlinked(Sense::Fdb, self.kernel.neighbours_fdb(&names)),
-            );
-            seen.lookups = lookups.unpack(&mut seen.gaps);
-            seen.probes = probes.unpack(&mut seen.gaps);
-            seen.lease = lease.unpack(&mut seen.gaps);
-            seen.sockets = sockets.unpack(&mut seen.gaps);
-            seen.fdb = fdb.unpack(&mut seen.gaps);
-            (seen, rest)
-        };
-        let places = self.places.clone();
-        let (mut looked, netfilter, processes, units) = tokio::join!(
-            net,
+        let mut seen = self.tables().await;
+        let tuns = seen.links.iter().filter(|l| l.kind == "tun").map(|l| l.name.clone()).collect();
+        let (files, processes) = self.off_the_loop(tuns);
+        let (netfilter, units) = (
             self.netfilter.read(NETFILTER_LIMIT),
-            self.process_table.run(Sense::Processes, move || processes::read(&places.proc)),
             units::read(self.places.bus.as_deref(), &self.places.policy.unit, LIMIT),
         );
-        let (ref mut seen, ref mut files) = looked;
+        let net = async {
+            let files = files.await.unpack(&mut seen.gaps);
+            seen.cluster = files.cluster;
+            seen.sysctls = files.sysctls;
+            seen.resolv = files.resolv;
+            seen.paths = files.paths;
+            cluster::complete(&mut seen);
+            self.remember(&seen.cluster);
+            self.calls(&mut seen).await;
+            seen
+        };
+        let (mut seen, netfilter, processes, units) =
+            tokio::join!(net, netfilter, processes, units);
         seen.netfilter = netfilter.unpack(&mut seen.gaps);
         seen.processes = processes.unpack(&mut seen.gaps);
         seen.units = units.unpack(&mut seen.gaps);
-        seen.sysctls = std::mem::take(&mut files.sysctls);
-        seen.resolv = files.resolv.take();
-        seen.paths = std::mem::take(&mut files.paths);
-        looked.0
+        seen
+    }
+
+    /// The senses that block.
+    fn off_the_loop(
+        &self,
+        tuns: Vec<String>,
+    ) -> (impl Future<Output = Seen<Files>>, impl Future<Output = Seen<Vec<Process>>>) {
+        let (places, proc) = (self.places.clone(), self.places.proc.clone());
+        (
+            self.files.run(Sense::Cluster, move || Files::read(&places)),
+            self.process_table.run(Sense::Processes, move || processes::read(&proc, &tuns)),
+        )
+    }
+
+    /// What is asked of the kernel and of others once it is known about whom.
+    async fn calls(&self, seen: &mut Observation) {
+        let places = &self.places;
+        let targets = lookups::targets(seen, &self.critical());
+        let guarded = stands(&seen.rules, places.policy.see_through, false);
+        let mirrored = stands(&seen.rules, places.policy.lifeline, true);
+        let names = LinkNames::from(seen.links.as_slice());
+        // Before our own calls are on their way.
+        let sockets = sockets::read(&self.kernel, &places.proc, &targets).await;
+        let (lookups, probes, lease, fdb) = tokio::join!(
+            self.lookups(seen, &names, &targets),
+            probes::call(&self.kernel, places, &names, &targets, guarded, mirrored),
+            lease::read(places, &seen.cluster),
+            netlinked(Sense::Fdb, self.kernel.neighbours_fdb(&names)),
+        );
+        seen.sockets = sockets.unpack(&mut seen.gaps);
+        seen.lookups = lookups.unpack(&mut seen.gaps);
+        seen.probes = probes.unpack(&mut seen.gaps);
+        seen.lease = lease.unpack(&mut seen.gaps);
+        seen.fdb = fdb.unpack(&mut seen.gaps);
     }
 
     /// Devices, addresses, rules, routes, and where the critical destinations leave. Some milliseconds.
@@ -199,7 +220,7 @@ impl Look {
 
     /// The kernel's tables.
     async fn tables(&self) -> Observation {
-        let mut seen = Observation { taken: stamp(&self.places), ..Observation::default() };
+        let mut seen = Observation { taken: self.clock.now(), ..Observation::default() };
         let gaps = &mut seen.gaps;
         seen.links = netlinked(Sense::Links, self.kernel.links()).await.unpack(gaps);
         let names = LinkNames::from(seen.links.as_slice());
@@ -230,27 +251,24 @@ impl Look {
 }
 
 /// What lies in files, read in one go off the loop.
-mod files {
-    use super::{Places, Seen, cluster, paths, resolv, sysctls};
-    use lifeline_core::observation::{Cluster, Resolv};
-    use std::collections::BTreeMap;
+#[derive(Debug, Default)]
+struct Files {
+    cluster: Cluster,
+    sysctls: BTreeMap<String, String>,
+    resolv: Option<Resolv>,
+    paths: Vec<String>,
+}
 
-    #[derive(Debug, Default)]
-    pub(super) struct Rest {
-        pub(super) sysctls: BTreeMap<String, String>,
-        pub(super) resolv: Option<Resolv>,
-        pub(super) paths: Vec<String>,
-    }
-
-    pub(super) fn read(places: &Places) -> Seen<(Cluster, Rest)> {
+impl Files {
+    fn read(places: &Places) -> Seen<Self> {
         let mut gaps = Vec::new();
-        let cluster = cluster::read(places).unpack(&mut gaps);
-        let rest = Rest {
+        let found = Self {
+            cluster: cluster::read(places).unpack(&mut gaps),
             sysctls: sysctls::read(&places.proc).unpack(&mut gaps),
             resolv: resolv::read(&places.etc).unpack(&mut gaps),
             paths: paths::read(places),
         };
-        Seen { found: (cluster, rest), gaps }
+        Seen { found, gaps }
     }
 }
 
@@ -326,18 +344,4 @@ fn chain(error: &dyn Error) -> String {
         cause = e.source();
     }
     text
-}
-
-fn stamp(places: &Places) -> Stamp {
-    let boot = std::fs::read_to_string(places.proc.join("sys/kernel/random/boot_id"));
-    let millis = |id| {
-        let t = clock_gettime(id);
-        let (s, n) = (u64::try_from(t.tv_sec), u64::try_from(t.tv_nsec));
-        s.unwrap_or(0).saturating_mul(1_000) + n.unwrap_or(0) / 1_000_000
-    };
-    Stamp {
-        boot: boot.unwrap_or_default().trim().to_owned(),
-        ms: millis(ClockId::Boottime),
-        wall_ms: millis(ClockId::Realtime),
-    }
 }

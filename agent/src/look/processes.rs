@@ -38,8 +38,9 @@ const KUBERNETES: [&str; 6] =
 /// A process with more open files than this is not searched for tun devices to the end.
 const MOST_FILES: usize = 4_096;
 
-/// Reads the process table.
-pub(super) fn read(proc: &Path) -> Seen<Vec<Process>> {
+/// Reads the process table. `tuns` are the tun devices there are: their owners are searched for, and when each is known to be
+/// held by a tunnel daemon nobody else's open files are looked through.
+pub(super) fn read(proc: &Path, tuns: &[String]) -> Seen<Vec<Process>> {
     let mut system = match System::new() {
         Ok(system) => system,
         Err(e) => return Seen::nothing(Sense::Processes, format!("read the process table: {e}")),
@@ -57,25 +58,45 @@ pub(super) fn read(proc: &Path) -> Seen<Vec<Process>> {
         .map(|p| p.pid().as_u32())
         .collect();
     pids.sort_unstable();
-    let all = pids.into_iter().filter_map(|pid| inspect(proc, pid, host.as_deref()));
-    Seen::whole(all.filter(|(p, matters)| *matters || !p.tuns.is_empty()).map(|(p, _)| p).collect())
+    let (known, others): (Vec<u32>, Vec<u32>) = pids.into_iter().partition(|p| matters(proc, *p));
+    let look = |pid: u32| inspect(proc, pid, host.as_deref());
+    let mut found: Vec<Process> = known.into_iter().filter_map(look).collect();
+    let held = |found: &[Process], t: &String| {
+        found.iter().any(|p| p.netns == Netns::Host && p.tuns.contains(t))
+    };
+    if !tuns.iter().all(|t| held(&found, t)) {
+        let owner = |pid: &u32| !self::tuns(&proc.join(pid.to_string())).is_empty();
+        found.extend(others.into_iter().filter(owner).filter_map(look));
+        found.sort_by_key(|p| p.pid);
+    }
+    Seen::whole(found)
 }
 
 /// One process as it is now; `None` when it is gone, or was replaced by another of the same pid while we read.
 pub fn identify(proc: &Path, pid: u32) -> Option<Process> {
-    inspect(proc, pid, netns_of(proc, 1).as_deref()).map(|(process, _)| process)
+    inspect(proc, pid, netns_of(proc, 1).as_deref())
 }
 
-fn inspect(proc: &Path, pid: u32, host: Option<&str>) -> Option<(Process, bool)> {
+/// Is it one of those we know by name?
+fn matters(proc: &Path, pid: u32) -> bool {
+    let dir = proc.join(pid.to_string());
+    // Kernel threads have no executable; neither has a zombie, and it holds nothing any more.
+    let (Some(stat), Ok(exe)) = (Stat::read(&dir), fs::read_link(dir.join("exe"))) else {
+        return false;
+    };
+    is_tunnel(&stat.comm, &exe) || is_kubernetes(&stat.comm, &exe, || arguments(&dir))
+}
+
+fn inspect(proc: &Path, pid: u32, host: Option<&str>) -> Option<Process> {
     let dir = proc.join(pid.to_string());
     let stat = Stat::read(&dir)?;
-    // Kernel threads have no executable; neither has a zombie, and it holds nothing any more.
     let exe = fs::read_link(dir.join("exe")).ok()?;
-    let args = arguments(&dir);
-    let matters = is_tunnel(&stat.comm, &exe) || is_kubernetes(&stat.comm, &exe, &args);
     let inode = fs::metadata(dir.join("exe")).map(|m| format!("{}:{}", m.dev(), m.ino()));
-    let (socket, statedir) =
-        if named(&stat.comm, &exe, "tailscaled") { tailscale_places(&args) } else { (None, None) };
+    let (socket, statedir) = if named(&stat.comm, &exe, "tailscaled") {
+        tailscale_places(&arguments(&dir))
+    } else {
+        (None, None)
+    };
     let process = Process {
         pid,
         ppid: stat.ppid,
@@ -94,7 +115,7 @@ fn inspect(proc: &Path, pid: u32, host: Option<&str>) -> Option<(Process, bool)>
         statedir,
     };
     // The pid may have been given to another meanwhile; then what we read is of two processes.
-    (Stat::read(&dir)?.start == stat.start).then_some((process, matters))
+    (Stat::read(&dir)?.start == stat.start).then_some(process)
 }
 
 /// What we take from `/proc/PID/stat`.
@@ -144,10 +165,11 @@ fn is_tunnel(comm: &str, exe: &Path) -> bool {
     TUNNELS.iter().any(|n| named(comm, exe, n))
 }
 
-/// Multi-call binaries (k3s itself, hyperkube) name the part they play in their first argument.
-fn is_kubernetes(comm: &str, exe: &Path, args: &[String]) -> bool {
-    let part = args.get(1).is_some_and(|a| a == "kubelet" || a == "kube-proxy");
-    part || KUBERNETES.iter().any(|n| named(comm, exe, n))
+/// Multi-call binaries (`kube kubelet`, `hyperkube kube-proxy`) name the part they play in their first argument.
+fn is_kubernetes(comm: &str, exe: &Path, args: impl Fn() -> Vec<String>) -> bool {
+    let part = |a: &String| a == "kubelet" || a == "kube-proxy";
+    KUBERNETES.iter().any(|n| named(comm, exe, n))
+        || (comm.contains("kube") && args().get(1).is_some_and(part))
 }
 
 /// The unified hierarchy's path, or on a hybrid host, where that one is empty, systemd's own.
@@ -274,5 +296,7 @@ mod tests {
         assert_eq!(own.exe, std::env::current_exe().unwrap().to_string_lossy());
         assert!(own.start > 0 && own.inode.contains(':'));
         assert_eq!(identify(Path::new("/proc"), 0), None);
+        let seen = read(Path::new("/proc"), &["no-such-tun0".to_owned()]);
+        assert!(seen.gaps.is_empty() && !seen.found.iter().any(|p| p.pid == own.pid));
     }
 }
