@@ -217,8 +217,12 @@ fn finish(incident: &mut Incident, diag: &Diagnosis, now: &Stamp, spent: bool) -
             if ms >= incident.stability_ms {
                 Climb::Close(Ending::Recovered, diag.summary.clone())
             } else {
-                let left = (incident.stability_ms - ms).div_ceil(1_000);
-                Climb::Watch(LOOK_MS, alloc::format!("healthy; watching for {left} s more"))
+                // No countdown: a note is written for each new text, and one says it all.
+                let whole = incident.stability_ms.div_ceil(1_000);
+                Climb::Watch(
+                    LOOK_MS,
+                    alloc::format!("healthy; watching that it stays so for {whole} s"),
+                )
             }
         }
         // Works, and differs: an operator's decision, never ours.

@@ -194,7 +194,14 @@ fn connect(id: &ProcessId, socket: &str) -> Result<UnixStream, Trouble> {
     let root = format!("/proc/{}/root", id.pid);
     let root =
         rustix::fs::open(root, path | OFlags::DIRECTORY, Mode::empty()).map_err(io_of(FIND))?;
-    let node = resolve(&root, socket).map_err(io_of(FIND))?;
+    let node = match (resolve(&root, socket), socket.strip_prefix("/var/run/")) {
+        // A container's root may lack the link by which `/var/run` is `/run`.
+        (Err(e), Some(rest)) if io::Error::from(e).kind() == io::ErrorKind::NotFound => {
+            resolve(&root, &format!("/run/{rest}"))
+        }
+        (found, _) => found,
+    };
+    let node = node.map_err(io_of(FIND))?;
     let kind = rustix::fs::fstat(&node).map_err(io_of(FIND))?;
     if FileType::from_raw_mode(kind.st_mode) != FileType::Socket {
         return Err(Trouble::Refused("it is not a socket".to_owned()));
