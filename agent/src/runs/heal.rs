@@ -124,20 +124,29 @@ impl<N: Node> Inner<N> {
             }
         };
         tracing::info!("incident {incident} ended: {}: {}", end.ending, end.text);
-        let mark = Mark::Ended { ending: end.ending.to_string(), text: end.text, lacks: end.lacks };
-        if let Err(why) = told.mark(mark.clone()).await {
-            // Watchers are told all the same; the next start finds it open and closes it.
-            tracing::error!("incident {incident}: {}", chain(&why));
-            let line = book::Line { number: told.story.next(), stamp: self.clock.now(), mark };
-            told.story.push(What::Mark(line));
-        } else if let Err(why) = told.book.seal().await {
-            tracing::warn!("{}", chain(&why));
+        let ending = end.ending.to_string();
+        let mark = Mark::Ended { ending: ending.clone(), text: end.text, lacks: end.lacks };
+        let number = told.story.next();
+        let line = match told.book.write(number, mark.clone()).await {
+            Ok(line) => line,
+            Err(why) => {
+                // Watchers are told all the same; the next start finds it open and closes it.
+                tracing::error!("incident {incident}: {}", chain(&why));
+                book::Line { number, stamp: self.clock.now(), mark }
+            }
+        };
+        {
+            let mut state = self.state();
+            if let Some(summary) = state.index.get_mut(&incident) {
+                summary.ending = Some(ending);
+            }
+            state.live = None;
         }
-        let mut state = self.state();
-        if let Some(summary) = state.index.get_mut(&incident) {
-            summary.ending = told.story.ended().map(|(ending, _)| ending);
+        // Told when the place is free: whoever hears the end may ask for the next at once.
+        told.story.push(What::Mark(line));
+        if let Err(why) = told.book.seal().await {
+            tracing::debug!("{}", chain(&why));
         }
-        state.live = None;
     }
 
     /// Climbs until the end. The guard may stand all the while.

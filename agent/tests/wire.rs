@@ -1,0 +1,417 @@
+//! The service over real TLS with a throw-away authority: who is let in, who is told what, and who cannot keep others out.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod stage;
+
+use arc_swap::ArcSwapOption;
+use lifeline_agent::clock::Clock;
+use lifeline_agent::config::{Limits, Tls};
+use lifeline_agent::serve::service::{About, Service};
+use lifeline_agent::serve::{answer, door};
+use lifeline_agent::sight::Sight;
+use lifeline_agent::store::Store;
+use lifeline_agent::tls::Trust;
+use lifeline_core::diagnosis::Diagnosis;
+use lifeline_core::policy::Policy;
+use lifeline_proto::v1 as wire;
+use lifeline_proto::v1::lifeline_client::LifelineClient;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, SanType, SerialNumber, date_time_ymd,
+};
+use stage::Stage;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_stream::StreamExt;
+use tonic::Code;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+type Client = LifelineClient<Channel>;
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    named_authority("Lifeline CA of lab")
+}
+
+fn named_authority(name: &str) -> Authority {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A certificate as its authority would give it; each case changes one thing.
+struct Wanted<'a> {
+    uri: &'a str,
+    usage: ExtendedKeyUsagePurpose,
+    expired: bool,
+    serial: u64,
+}
+
+const OPERATOR: Wanted<'static> = Wanted {
+    uri: "lifeline://lab/operator/alice",
+    usage: ExtendedKeyUsagePurpose::ClientAuth,
+    expired: false,
+    serial: 7,
+};
+const VIEWER: Wanted<'static> = Wanted { uri: "lifeline://lab/viewer/bob", ..OPERATOR };
+
+fn issue(by: &Authority, wanted: &Wanted<'_>) -> Identity {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(wanted.uri.try_into().unwrap())];
+    params.extended_key_usages = vec![wanted.usage.clone()];
+    params.serial_number = Some(SerialNumber::from(wanted.serial));
+    if wanted.expired {
+        params.not_after = date_time_ymd(2001, 1, 1);
+    }
+    let key = KeyPair::generate().unwrap();
+    let cert = params.signed_by(&key, by).unwrap();
+    Identity::from_pem(cert.pem(), key.serialize_pem())
+}
+
+/// An agent that serves on loopback.
+struct Agent {
+    at: SocketAddr,
+    local: PathBuf,
+    trust: Arc<ArcSwapOption<Trust>>,
+    stage: Arc<Stage>,
+    dir: tempfile::TempDir,
+}
+
+fn write_server(dir: &Path, ca: &Authority) -> Tls {
+    let mut params = CertificateParams::new(vec!["calypso".to_string()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let key = KeyPair::generate().unwrap();
+    let cert = params.signed_by(&key, ca).unwrap();
+    let put = |name: &str, text: String| {
+        std::fs::write(dir.join(name), text).unwrap();
+        dir.join(name)
+    };
+    Tls {
+        ca: put("ca.crt", ca.pem()),
+        cert: put("agent.crt", cert.pem()),
+        key: put("agent.key", key.serialize_pem()),
+        denied_serials: vec!["0x0D".to_string()],
+    }
+}
+
+async fn agent(ca: &Authority) -> (Agent, Tls) {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::read().unwrap();
+    let stage = Arc::new(Stage::of("r1-exit-node", &clock));
+    let tls = write_server(dir.path(), ca);
+    let trust = Arc::new(ArcSwapOption::from_pointee(Trust::load(&tls, "lab").unwrap()));
+    let runs = stage::start(&stage, dir.path(), &clock);
+    let (store, _) = Store::open(dir.path());
+    let (store, policy) = (Arc::new(store), Arc::new(Policy::default()));
+    let sight = Arc::new(Sight::new(stage.clone(), store.clone(), policy.clone(), clock.clone()));
+    sight.look().await;
+    let about = About {
+        node: "calypso".into(),
+        cluster: "lab".into(),
+        boot: clock.boot().into(),
+        trouble: None,
+    };
+    let service = Service {
+        runs,
+        sight,
+        store,
+        node: stage.clone(),
+        policy,
+        trust: trust.clone(),
+        about: Arc::new(about),
+    };
+    let limits = Limits { handshake_ms: 60_000, ..Limits::default() };
+    let listener = door::listen("127.0.0.1:0".parse().unwrap(), 0x40).unwrap();
+    let at = listener.local_addr().unwrap();
+    let local = dir.path().join("agent.sock");
+    let guests = door::open(listener, trust.clone(), &limits);
+    let locals = door::open_locally(door::listen_locally(&local).unwrap());
+    for door in [guests, locals] {
+        let (service, limits) = (service.clone(), limits.clone());
+        tokio::spawn(async move { answer(service, door, &limits, std::future::pending()).await });
+    }
+    (Agent { at, local, trust, stage, dir }, tls)
+}
+
+impl Agent {
+    async fn dial(&self, ca: &Authority, who: Option<Identity>) -> Result<Client, String> {
+        let mut tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(ca.pem()))
+            .domain_name("calypso");
+        if let Some(who) = who {
+            tls = tls.identity(who);
+        }
+        let endpoint = Endpoint::from_shared(format!("https://{}", self.at))
+            .unwrap()
+            .tls_config(tls)
+            .unwrap()
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(Duration::from_secs(20));
+        endpoint.connect().await.map(LifelineClient::new).map_err(|e| all(&e))
+    }
+
+    /// What somebody hears who is turned away in the handshake.
+    async fn turned_away(&self, ca: &Authority, who: Option<Identity>) -> String {
+        match self.dial(ca, who).await {
+            Err(why) => why,
+            Ok(mut client) => all(&client.status(wire::StatusRequest {}).await.unwrap_err()),
+        }
+    }
+}
+
+fn all(error: &dyn std::error::Error) -> String {
+    lifeline_agent::sight::chain(error)
+}
+
+#[tokio::test]
+async fn each_who_may_not_come_in_hears_why() {
+    let (ca, other) = (authority(), named_authority("somebody else's"));
+    let (agent, _) = agent(&ca).await;
+    let expired = issue(&ca, &Wanted { expired: true, ..OPERATOR });
+    let server = issue(&ca, &Wanted { usage: ExtendedKeyUsagePurpose::ServerAuth, ..OPERATOR });
+    let denied = issue(&ca, &Wanted { serial: 13, ..OPERATOR });
+    for (who, alert) in [
+        (None, "CertificateRequired"),
+        (Some(issue(&other, &OPERATOR)), "UnknownCA"),
+        // Another authority of the same name is found out by its signature.
+        (Some(issue(&authority(), &OPERATOR)), "DecryptError"),
+        (Some(expired), "CertificateExpired"),
+        (Some(server), "UnsupportedCertificate"),
+        (Some(denied), "CertificateRevoked"),
+    ] {
+        // Several times: what is heard must not depend on who writes first.
+        for _ in 0..5 {
+            let heard = agent.turned_away(&ca, who.clone()).await;
+            assert!(heard.contains(alert), "wanted {alert}: {heard}");
+        }
+    }
+    // A certificate that is in order and gives no role here is told so in words.
+    for (uri, code, words) in [
+        ("lifeline://prod/operator/alice", Code::PermissionDenied, "is for cluster prod"),
+        ("lifeline://lab/root/alice", Code::Unauthenticated, "is no lifeline://CLUSTER/operator"),
+        ("https://lab/operator/alice", Code::Unauthenticated, "has no lifeline:// name"),
+    ] {
+        let who = issue(&ca, &Wanted { uri, ..OPERATOR });
+        let mut client = agent.dial(&ca, Some(who)).await.unwrap();
+        let status = client.status(wire::StatusRequest {}).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(words), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_viewer_looks_without_evidence_and_may_not_act() {
+    let ca = authority();
+    let (agent, _) = agent(&ca).await;
+    let mut viewer = agent.dial(&ca, Some(issue(&ca, &VIEWER))).await.unwrap();
+    let mut operator = agent.dial(&ca, Some(issue(&ca, &OPERATOR))).await.unwrap();
+    let status = viewer.status(wire::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.node.as_str(), status.verdict()), ("calypso", wire::Verdict::Captured));
+    let seen = |r: wire::DiagnoseReply| serde_json::from_str::<Diagnosis>(&r.diagnosis).unwrap();
+    let bare = seen(viewer.diagnose(wire::DiagnoseRequest {}).await.unwrap().into_inner());
+    let full = seen(operator.diagnose(wire::DiagnoseRequest {}).await.unwrap().into_inner());
+    assert!(bare.findings.iter().all(|f| f.evidence.is_empty()), "{bare:?}");
+    assert!(full.findings.iter().any(|f| !f.evidence.is_empty()), "{full:?}");
+    assert_eq!(bare.verdict, full.verdict);
+    let plan = viewer.plan(wire::PlanRequest {}).await.unwrap().into_inner();
+    assert!(plan.rungs.iter().any(|r| r.number == 2), "{plan:?}");
+    assert!(
+        plan.rungs
+            .iter()
+            .flat_map(|r| &r.steps)
+            .filter(|s| s.kind != "guard")
+            .all(|s| s.details.is_empty())
+    );
+    let heal =
+        wire::HealRequest { request_id: "r".into(), consent: plan.consent, ..Default::default() };
+    let refusals = [
+        viewer.heal(heal).await.unwrap_err(),
+        viewer.cancel(wire::CancelRequest::default()).await.unwrap_err(),
+        viewer.undo(wire::UndoRequest::default()).await.unwrap_err(),
+        viewer.baseline(wire::BaselineRequest { verb: 1 }).await.unwrap_err(),
+        viewer.baseline(wire::BaselineRequest { verb: 2 }).await.unwrap_err(),
+    ];
+    for refused in refusals {
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("viewer bob may look and not act"), "{refused}");
+    }
+    assert!(viewer.baseline(wire::BaselineRequest { verb: 0 }).await.is_ok());
+    assert_eq!(*agent.stage.calls.lock().unwrap(), 0, "nothing was touched");
+}
+
+#[tokio::test]
+async fn an_operator_heals_watches_and_goes_on_watching_without_a_gap() {
+    let ca = authority();
+    let (agent, _) = agent(&ca).await;
+    let mut operator = agent.dial(&ca, Some(issue(&ca, &OPERATOR))).await.unwrap();
+    let plan = operator.plan(wire::PlanRequest {}).await.unwrap().into_inner();
+    let heal = wire::HealRequest {
+        request_id: "r-1".into(),
+        consent: plan.consent,
+        digest: plan.rungs[1].digest.clone(),
+        stability_s: 0,
+    };
+    let reply = operator.heal(heal.clone()).await.unwrap().into_inner();
+    assert!(operator.heal(heal).await.unwrap().into_inner().repeated);
+    let watch = |since| wire::WatchRequest { incident: String::new(), since };
+    // The first watcher hangs up after a while; the second goes on where it stopped.
+    let mut first = operator.watch(watch(0)).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        told.push(first.next().await.unwrap().unwrap());
+    }
+    drop(first);
+    let mut second = operator.watch(watch(4)).await.unwrap().into_inner();
+    while let Some(item) = second.next().await {
+        told.push(item.unwrap());
+    }
+    let numbers: Vec<u64> = told.iter().map(|t| t.number).collect();
+    assert_eq!(numbers, (1..=told.len() as u64).collect::<Vec<_>>());
+    match &told.last().unwrap().what {
+        Some(wire::watch_reply::What::End(end)) => {
+            assert_eq!(end.ending, "recovered", "{}", end.text);
+        }
+        other => panic!("{other:?}"),
+    }
+    // From the disk it is told the same; to a viewer without the raw lines, which hold pre-images.
+    let named = wire::WatchRequest { incident: reply.incident.clone(), since: 0 };
+    let again: Vec<_> = operator
+        .watch(named.clone())
+        .await
+        .unwrap()
+        .into_inner()
+        .map(Result::unwrap)
+        .collect()
+        .await;
+    assert_eq!(again, told);
+    let mut viewer = agent.dial(&ca, Some(issue(&ca, &VIEWER))).await.unwrap();
+    let seen: Vec<_> =
+        viewer.watch(named).await.unwrap().into_inner().map(Result::unwrap).collect().await;
+    assert_eq!(seen.len(), told.len());
+    for item in seen {
+        if let Some(wire::watch_reply::What::Line(line)) = item.what {
+            assert!(line.json.is_empty() && !line.text.is_empty(), "{line:?}");
+        }
+    }
+    let history = viewer.history(wire::HistoryRequest { limit: 5 }).await.unwrap().into_inner();
+    assert_eq!(history.items[0].by, "operator alice");
+    assert_eq!(history.items[0].ending, "recovered");
+    let none = operator.cancel(wire::CancelRequest::default()).await.unwrap_err();
+    assert_eq!(none.code(), Code::FailedPrecondition, "{none}");
+    let unknown = wire::WatchRequest { incident: "../../etc/passwd".into(), since: 0 };
+    assert_eq!(operator.watch(unknown).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn trust_is_exchanged_while_serving_and_a_broken_file_changes_nothing() {
+    let (old, new) = (authority(), authority());
+    let (agent, tls) = agent(&old).await;
+    let mut before = agent.dial(&old, Some(issue(&old, &OPERATOR))).await.unwrap();
+    before.status(wire::StatusRequest {}).await.unwrap();
+    // Rubbish is read as no certificates at all, without an error of its own.
+    std::fs::write(&tls.ca, "rubbish").unwrap();
+    let why = Trust::load(&tls, "lab").unwrap_err();
+    assert!(why.to_string().contains("there is none in it"), "{why}");
+    before.status(wire::StatusRequest {}).await.unwrap();
+    // A key that is not this certificate's.
+    let tls = write_server(agent.dir.path(), &new);
+    std::fs::write(&tls.key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    assert!(Trust::load(&tls, "lab").unwrap_err().to_string().contains("with key"));
+    let tls = write_server(agent.dir.path(), &new);
+    agent.trust.store(Some(Arc::new(Trust::load(&tls, "lab").unwrap())));
+    // The connection that was open has lost its trust too.
+    let lost = before.status(wire::StatusRequest {}).await.unwrap_err();
+    assert_eq!(lost.code(), Code::Unauthenticated, "{lost}");
+    assert!(lost.message().contains("was not signed by this cluster's authority"), "{lost}");
+    let heard = agent.turned_away(&new, Some(issue(&old, &OPERATOR))).await;
+    assert!(heard.contains("UnknownCA") || heard.contains("DecryptError"), "{heard}");
+    let mut after = agent.dial(&new, Some(issue(&new, &OPERATOR))).await.unwrap();
+    after.status(wire::StatusRequest {}).await.unwrap();
+    // And a serial that is denied while its connection is open.
+    let denied = Tls { denied_serials: vec!["07".into()], ..tls };
+    agent.trust.store(Some(Arc::new(Trust::load(&denied, "lab").unwrap())));
+    let denied = after.status(wire::StatusRequest {}).await.unwrap_err();
+    assert!(denied.message().contains("serial 07 has been denied"), "{denied}");
+}
+
+#[tokio::test]
+async fn a_thousand_idle_connections_from_the_same_address_keep_no_operator_out() {
+    let ca = authority();
+    let (agent, _) = agent(&ca).await;
+    let mut idle = Vec::new();
+    for n in 0..1_000 {
+        let socket = tokio::net::TcpStream::connect(agent.at).await.unwrap();
+        if n % 3 == 0 {
+            drop(socket.try_write(b"GET / HTTP/1.1\r\n\r\n"));
+        }
+        idle.push(socket);
+    }
+    let begun = Instant::now();
+    let mut operator = agent.dial(&ca, Some(issue(&ca, &OPERATOR))).await.unwrap();
+    operator.status(wire::StatusRequest {}).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn viewers_cannot_take_the_last_seats_from_operators() {
+    let ca = authority();
+    let (agent, _) = agent(&ca).await;
+    let limits = Limits::default();
+    let who = issue(&ca, &VIEWER);
+    let mut seated = Vec::new();
+    for _ in 0..limits.connections {
+        if let Ok(mut client) = agent.dial(&ca, Some(who.clone())).await
+            && client.status(wire::StatusRequest {}).await.is_ok()
+        {
+            seated.push(client);
+        }
+    }
+    assert_eq!(seated.len(), limits.connections - limits.reserved);
+    let mut operator = agent.dial(&ca, Some(issue(&ca, &OPERATOR))).await.unwrap();
+    operator.status(wire::StatusRequest {}).await.unwrap();
+    // Who hangs up makes room.
+    seated.pop();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut late = agent.dial(&ca, Some(who)).await.unwrap();
+    late.status(wire::StatusRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_long_is_refused() {
+    let ca = authority();
+    let (agent, _) = agent(&ca).await;
+    let mut operator = agent.dial(&ca, Some(issue(&ca, &OPERATOR))).await.unwrap();
+    let heal = wire::HealRequest { consent: "x".repeat(1 << 20), ..Default::default() };
+    let refused = operator.heal(heal).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    let heal =
+        wire::HealRequest { request_id: "r".into(), consent: "{".into(), ..Default::default() };
+    let refused = operator.heal(heal).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+}
+
+#[tokio::test]
+async fn the_local_socket_is_roots_and_root_is_an_operator() {
+    use std::os::unix::fs::PermissionsExt;
+    let ca = authority();
+    let (agent, _) = agent(&ca).await;
+    let mode = std::fs::metadata(&agent.local).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let endpoint = Endpoint::from_shared(format!("unix:{}", agent.local.display())).unwrap();
+    let mut root = LifelineClient::new(endpoint.connect().await.unwrap());
+    let consent = root.plan(wire::PlanRequest {}).await.unwrap().into_inner().consent;
+    let heal = wire::HealRequest { request_id: "local".into(), consent, ..Default::default() };
+    let incident = root.heal(heal).await.unwrap().into_inner().incident;
+    let watch = wire::WatchRequest { incident, since: 0 };
+    let told: Vec<_> =
+        root.watch(watch).await.unwrap().into_inner().map(Result::unwrap).collect().await;
+    assert!(format!("{:?}", told[0]).contains("root (local)"));
+}
