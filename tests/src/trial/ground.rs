@@ -246,6 +246,10 @@ impl<'a> Ground<'a> {
     pub fn leave(&self) {
         let Some(fault) = self.made.take() else { return };
         let restored = Site::of(self.lab, NODE).and_then(|site| (fault.restore)(&site));
+        if fault.ground.is_some() {
+            // What was learnt of the ground has to be unlearnt.
+            thread::sleep(TWO_LOOKS);
+        }
         if let Err(error) = restored {
             self.progress.say(format!("take {} back: {error}", fault.id));
         }

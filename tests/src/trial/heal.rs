@@ -31,6 +31,7 @@ pub const CASES: &[Case] = &[
         run: |g| without_a_trace(g, "R1-nft"),
     },
     Case { name: "R3_remnants_are_cleaned_and_nothing_is_restarted", run: remnants },
+    Case { name: "R3_what_was_cleaned_comes_back_when_the_operator_undoes_it", run: undone },
     Case {
         name: "R7_an_orphaned_tun_with_a_default_route_is_deleted",
         run: |g| without_a_trace(g, "R7"),
@@ -137,6 +138,23 @@ fn remnants(g: &Ground<'_>) -> Verdict {
     })?;
     let is = g.sh(invocation)?;
     if was == is { Ok(()) } else { Err("k3s-agent was restarted for harmless remnants".to_owned()) }
+}
+
+fn undone(g: &Ground<'_>) -> Verdict {
+    g.make("R3")?;
+    let sick = g.snapshot()?;
+    g.heal_well()?;
+    let history = g.ctl_json(&["history", NODE, "-o", "json"])?;
+    let runs = super::ground::find(&history, "runs").and_then(|r| r.as_array().cloned());
+    let runs = runs.ok_or_else(|| format!("no runs in {history}"))?;
+    let clean = runs.iter().filter_map(|r| r.as_str()).find(|r| r.ends_with("clean"));
+    let clean = clean.ok_or_else(|| format!("no run that cleaned in {history}"))?;
+    let undo = g.ctl(&["undo", NODE, clean, "--yes"])?;
+    if !matches!(undo.code, Some(0 | 3)) {
+        return Err(format!("ctl undo {clean}: {:?} {}{}", undo.code, undo.stdout, undo.stderr));
+    }
+    g.expect_same(&sick)?;
+    g.heal_well()
 }
 
 fn pods_answer(g: &Ground<'_>) -> Verdict {
