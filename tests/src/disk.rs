@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount as mount_fs};
 
 use crate::error::{Doing, LabError, Result};
-use crate::names;
 use crate::pki::Authority;
+use crate::state::Gear;
 use crate::topology::{API, Kind, Machine};
+use crate::{names, real};
 
 /// Programs of the workspace that go to every node.
 pub const PROGRAMS: [&str; 3] = ["lab", "lifeline-agent", "ctl"];
@@ -86,7 +87,7 @@ impl Layer {
         self.link(&wanted, &format!("/etc/systemd/system/{unit}"))
     }
 
-    fn folder_of(&self, path: &str) -> Result<PathBuf> {
+    pub(crate) fn folder_of(&self, path: &str) -> Result<PathBuf> {
         let full = self.path(path);
         if let Some(dir) = full.parent() {
             fs::create_dir_all(dir).doing(|| format!("make {}", dir.display()))?;
@@ -115,7 +116,7 @@ pub fn mount(name: &str, root: &Path) -> Result<PathBuf> {
 }
 
 /// Writes the layer that all nodes share.
-pub fn write_common(binaries: &Path) -> Result<()> {
+pub fn write_common(binaries: &Path, gear: Gear) -> Result<()> {
     let layer = Layer::common();
     for program in PROGRAMS {
         let from = binaries.join(program);
@@ -131,21 +132,23 @@ pub fn write_common(binaries: &Path) -> Result<()> {
     for unit in MASKED {
         layer.link(&format!("/etc/systemd/system/{unit}"), "/dev/null")?;
     }
-    layer.write(
-        "/etc/systemd/system/lab-furniture.service",
-        include_str!("units/furniture.service"),
-    )?;
-    layer.write("/etc/systemd/system/pod1.service", include_str!("units/pod1.service"))?;
+    if gear == Gear::Quick {
+        layer.write(
+            "/etc/systemd/system/lab-furniture.service",
+            include_str!("units/furniture.service"),
+        )?;
+        layer.write("/etc/systemd/system/pod1.service", include_str!("units/pod1.service"))?;
+        layer.enable("pod1.service")?;
+    }
     layer.write("/etc/systemd/journald.conf.d/lab.conf", include_str!("units/journald.conf"))?;
     layer.enable("lab-furniture.service")?;
-    layer.enable("pod1.service")?;
     let journal = layer.path("/var/log/journal");
     fs::create_dir_all(&journal).doing(|| format!("make {}", journal.display()))?;
     layer.write("/etc/resolv.conf", "nameserver 192.168.2.1\nsearch lab.example\n")
 }
 
 /// Writes what makes a disk this node's: its identity, and the files k3s keeps on such a node.
-pub fn write_own(machine: &Machine, authority: &Authority) -> Result<()> {
+pub fn write_own(machine: &Machine, authority: &Authority, gear: Gear) -> Result<()> {
     let layer = Layer::own(machine.name);
     let name = machine.name;
     layer.write("/etc/hostname", format!("{name}\n"))?;
@@ -156,8 +159,15 @@ pub fn write_own(machine: &Machine, authority: &Authority) -> Result<()> {
     )?;
     layer.write("/srv/pod1/index.html", format!("{name}\n"))?;
     match machine.kind {
+        Kind::Server if gear == Gear::Real => real::disk::write_server(&layer, machine, authority),
         Kind::Server => write_server(&layer, authority),
-        Kind::Worker => write_worker(&layer, machine, authority),
+        Kind::Worker => {
+            write_worker(&layer, machine, authority)?;
+            if gear == Gear::Real {
+                real::disk::write_worker(&layer, machine, authority)?;
+            }
+            Ok(())
+        }
         Kind::Bystander => Err(LabError::Refused(format!("{name} has no disk"))),
     }
 }

@@ -12,10 +12,10 @@ use crate::pki::Authority;
 use crate::progress::Progress;
 use crate::run::{self, Output};
 use crate::space::Space;
-use crate::state::{Lock, Phase, State};
+use crate::state::{Gear, Lock, Phase, State};
 use crate::sweep::{self, Leftovers};
 use crate::topology::{self, GATEWAY, Kind, Machine};
-use crate::{agent, disk, names, parts, root};
+use crate::{agent, disk, names, parts, real, root};
 
 /// `ctl heal` watches a node for half a minute after it is well again.
 const CTL_LIMIT: Duration = Duration::from_secs(180);
@@ -25,6 +25,7 @@ const CTL_LIMIT: Duration = Duration::from_secs(180);
 pub struct Wish {
     pub yes: bool,
     pub mode: String,
+    pub gear: Gear,
 }
 
 /// A lab that is up.
@@ -58,13 +59,29 @@ impl Lab {
             sweep::sweep()?;
         }
         parts::ensure(progress, wish.yes)?;
-        let root = root::ensure(progress)?;
-        let mut state =
-            State { phase: Phase::Rising, mode: wish.mode.clone(), root, build, agent: false };
+        let root = root::ensure(wish.gear, progress)?;
+        let programs = match wish.gear {
+            Gear::Quick => None,
+            Gear::Real => Some(real::parts::ensure(progress, wish.yes)?),
+        };
+        let mut state = State {
+            phase: Phase::Rising,
+            mode: wish.mode.clone(),
+            gear: wish.gear,
+            root,
+            build,
+            agent: false,
+        };
         state.write()?;
         write_disks(&binaries, &mut state, progress)?;
+        if let Some(programs) = &programs {
+            real::disk::write_common(programs, &state.root)?;
+        }
         build_wires(progress)?;
         boot(&state.root, progress)?;
+        if wish.gear == Gear::Real {
+            real::cluster::settle(progress)?;
+        }
         state.phase = Phase::Up;
         state.write()?;
         Ok(Self { state })
@@ -79,6 +96,12 @@ impl Lab {
     }
 
     fn again(self, wish: &Wish, build: &str, progress: &Progress) -> Result<Self> {
+        if self.state.gear != wish.gear {
+            return Err(LabError::Refused(format!(
+                "the lab that is up runs in the {:?} gear, not in the {:?} one\n  try: cargo lab down, then up again",
+                self.state.gear, wish.gear
+            )));
+        }
         if self.state.mode != wish.mode {
             return Err(LabError::Refused(format!(
                 "the lab is up in mode {}, not {}\n  try: cargo lab down, then up again",
@@ -141,7 +164,7 @@ impl Lab {
             LabError::Refused(format!("there is no node {name}; there are: {}", node_names()))
         })?;
         node::kill(machine)?;
-        for hierarchy in node::hierarchies() {
+        for hierarchy in node::all_hierarchies() {
             sweep::remove_cgroup(&hierarchy.join(names::cgroup()).join(name))?;
         }
         topology::unwire(machine)?;
@@ -177,9 +200,9 @@ fn node_names() -> String {
 
 fn write_disks(binaries: &Path, state: &mut State, progress: &Progress) -> Result<()> {
     let authority = Authority::new()?;
-    disk::write_common(binaries)?;
+    disk::write_common(binaries, state.gear)?;
     for machine in topology::nodes() {
-        disk::write_own(machine, &authority)?;
+        disk::write_own(machine, &authority, state.gear)?;
     }
     state.agent = agent::install(&state.mode, &authority, progress)?;
     state.write()?;

@@ -15,6 +15,7 @@ pub mod parts;
 pub mod pki;
 pub mod process;
 pub mod progress;
+pub mod real;
 pub mod root;
 pub mod run;
 pub mod space;

@@ -14,8 +14,10 @@ use lifeline_lab::faults::Site;
 use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
 use lifeline_lab::standin::byhand;
+use lifeline_lab::state::Gear;
 use lifeline_lab::{
-    faults, furniture, incident, names, node, parts, standin, status, topology, trial, witness,
+    faults, furniture, incident, names, node, parts, real, standin, status, topology, trial,
+    witness,
 };
 
 /// Real systemd nodes in network namespaces of their own, on this machine. Needs root.
@@ -39,6 +41,9 @@ enum Verb {
         /// What agents may do by themselves
         #[arg(long, default_value = "observe", value_parser = ["observe", "guard"])]
         mode: String,
+        /// A real cluster and the real tailscaled (the first time builds Kubernetes, a quarter of an hour)
+        #[arg(long)]
+        real: bool,
     },
     /// Tell the incident of 13 October as it happens, by hand and by operator, and compare
     Incident {
@@ -112,11 +117,19 @@ enum Verb {
     },
     /// Type the runbook's commands at a node's console
     ByHand { node: String },
+    /// Run kubectl on the laptop
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Cut a node's power and boot it again
     PowerCycle { node: String },
     /// Run on a node by its own unit: build what k3s and flannel would have built
     #[command(hide = true)]
-    Furnish,
+    Furnish {
+        #[arg(long)]
+        real: bool,
+    },
     /// Be one of the programs that stand in for a part of the cluster
     #[command(hide = true)]
     Standin,
@@ -146,11 +159,12 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         return elevate(&verb, &progress);
     }
     match verb {
-        Verb::Up { yes, no_build, mode } => {
+        Verb::Up { yes, no_build, mode, real } => {
             if !no_build {
                 build(&progress)?;
             }
-            Lab::up(&Wish { yes, mode }, &progress)?;
+            let gear = if real { Gear::Real } else { Gear::Quick };
+            Lab::up(&Wish { yes, mode, gear }, &progress)?;
             progress.say("the lab is up; try: cargo lab shell calypso");
         }
         Verb::Incident { yes, keep, report } => {
@@ -190,10 +204,15 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
                 ));
             })?;
         }
+        Verb::Kubectl { args } => {
+            Lab::open()?;
+            return Ok(code_of(real::cluster::kubectl_here(&args)?));
+        }
         Verb::PowerCycle { node } => {
             Lab::open()?.power_cycle(&node, &progress)?;
         }
-        Verb::Furnish => furniture::build()?,
+        Verb::Furnish { real: true } => real::ground::lay()?,
+        Verb::Furnish { real: false } => furniture::build()?,
         Verb::Standin => bail!("name the stand-in: lab standin PART"),
         Verb::Supervise { node, root } => {
             let machine = topology::machine(&node).with_context(|| format!("no node {node}"))?;
@@ -211,7 +230,7 @@ fn raised<T>(
     work: impl FnOnce(&Lab) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let was_up = Lab::open().is_ok();
-    let lab = Lab::up(&Wish { yes, mode: "observe".to_owned() }, progress)?;
+    let lab = Lab::up(&Wish { yes, mode: "observe".to_owned(), gear: Gear::Quick }, progress)?;
     let done = work(&lab);
     if !was_up && !keep {
         lab::down(progress)?;

@@ -17,9 +17,9 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use crate::error::{Doing, LabError, Result};
 use crate::process::{self, Process};
 use crate::run::{self, LIMIT, Output};
-use crate::state;
+use crate::state::{self, Gear, State};
 use crate::topology::Machine;
-use crate::{disk, names};
+use crate::{disk, names, real};
 
 /// A node boots in about a second; one that needs longer than this has a unit that hangs.
 const BOOT_LIMIT: Duration = Duration::from_secs(45);
@@ -177,12 +177,21 @@ pub fn supervise(machine: &Machine, root: &Path) -> Result<()> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .doing(|| "make mounts private".to_owned())?;
+    let gear = State::read()?.map(|s| s.gear).unwrap_or_default();
+    if gear == Gear::Real {
+        real::cgroup::join(machine.name)?;
+    }
     let disk = disk::mount(machine.name, root)?;
     let file = state::node_dir(machine.name).join("supervisor.json");
     let me = Process::of(pid).and_then(|p| serde_json::to_string(&p).ok()).unwrap_or_default();
     fs::write(&file, me).doing(|| format!("write {}", file.display()))?;
     note_lock(machine, &disk)?;
-    let error = nspawn(machine, &disk).exec();
+    let mut command = nspawn(machine, &disk);
+    if gear == Gear::Real {
+        command.args(real::disk::binds(machine)?);
+    }
+    // What follows the options goes to the container's init.
+    let error = command.arg("systemd.unit=multi-user.target").exec();
     Err(error).doing(|| "run systemd-nspawn".to_owned())
 }
 
@@ -209,7 +218,7 @@ fn nspawn(machine: &Machine, disk: &Path) -> Command {
     command.arg(format!("--hostname={}", machine.name));
     command
         .arg(format!("--network-namespace-path={}", names::namespace_path(machine.name).display()));
-    command.arg("-D").arg(disk).arg("systemd.unit=multi-user.target");
+    command.arg("-D").arg(disk);
     // /proc/sys/net is the namespace's own and must be writable; the rest of /proc/sys is the host's.
     command.env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network");
     command
@@ -296,6 +305,12 @@ pub fn hierarchies() -> Vec<PathBuf> {
         return vec![top.to_owned()];
     }
     ["systemd", "unified"].iter().map(|h| top.join(h)).filter(|p| p.is_dir()).collect()
+}
+
+/// Every hierarchy in which something of a node's may stand.
+#[must_use]
+pub fn all_hierarchies() -> Vec<PathBuf> {
+    hierarchies().into_iter().chain(real::cgroup::controllers()).collect()
 }
 
 fn cgroups(name: &str) -> Vec<PathBuf> {

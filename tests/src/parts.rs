@@ -62,6 +62,21 @@ pub fn ensure(progress: &Progress, yes: bool) -> Result<()> {
         progress.say(format!("  {:<18} {}", part.package, part.why));
     }
     let names: Vec<&str> = missing.iter().map(|p| p.package).collect();
+    install(progress, &names, yes)?;
+    match missing.iter().find(|p| !is_there(p.program)) {
+        None => Ok(()),
+        Some(part) => Err(LabError::Missing {
+            what: format!(
+                "{} was installed, but there is no program {}",
+                part.package, part.program
+            ),
+            hint: "install a package that has it".to_owned(),
+        }),
+    }
+}
+
+/// Installs packages of the system, if that is allowed.
+pub(crate) fn install(progress: &Progress, names: &[&str], yes: bool) -> Result<()> {
     let by_hand = format!("apt-get install --no-install-recommends {}", names.join(" "));
     if !is_there("apt-get") {
         return Err(LabError::Missing {
@@ -80,18 +95,8 @@ pub fn ensure(progress: &Progress, yes: bool) -> Result<()> {
     }
     apt(progress, &["update"])?;
     let mut install = vec!["install", "-y", "--no-install-recommends"];
-    install.extend(&names);
-    apt(progress, &install)?;
-    match missing.iter().find(|p| !is_there(p.program)) {
-        None => Ok(()),
-        Some(part) => Err(LabError::Missing {
-            what: format!(
-                "{} was installed, but there is no program {}",
-                part.package, part.program
-            ),
-            hint: "install a package that has it".to_owned(),
-        }),
-    }
+    install.extend(names);
+    apt(progress, &install)
 }
 
 fn apt(progress: &Progress, args: &[&str]) -> Result<()> {

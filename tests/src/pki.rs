@@ -65,6 +65,17 @@ impl Authority {
         leaf(&name, Some("system:nodes"), &[], ExtendedKeyUsagePurpose::ClientAuth, &self.client)
     }
 
+    /// A client of the API server.
+    pub fn client(&self, name: &str, organization: Option<&str>) -> Result<Pair> {
+        leaf(name, organization, &[], ExtendedKeyUsagePurpose::ClientAuth, &self.client)
+    }
+
+    /// What a kubelet shows the API server that asks it for logs.
+    pub fn kubelet_serving(&self, node: &str, address: &str) -> Result<Pair> {
+        let names = [node, address, "127.0.0.1"].map(str::to_owned);
+        leaf(node, None, &names, ExtendedKeyUsagePurpose::ServerAuth, &self.server)
+    }
+
     /// The operator's own access to the cluster.
     pub fn admin(&self) -> Result<Pair> {
         let usage = ExtendedKeyUsagePurpose::ClientAuth;

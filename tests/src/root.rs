@@ -13,10 +13,17 @@ use sha2::{Digest, Sha256};
 use crate::error::{Doing, LabError, Result};
 use crate::progress::Progress;
 use crate::run;
+use crate::state::Gear;
 
 /// Raised when the way the root is made changes in a way the package list does not show.
 const FORMAT: u32 = 1;
 const LIMIT: Duration = Duration::from_secs(900);
+/// Another lab may be building Kubernetes.
+const LOCK_LIMIT: Duration = Duration::from_secs(3600);
+
+/// What a node of the real gear has besides.
+const REAL_PACKAGES: [&str; 6] =
+    ["containerd", "runc", "containernetworking-plugins", "socat", "ipset", "openssh-server"];
 
 const PACKAGES: [&str; 17] = [
     "systemd",
@@ -44,11 +51,12 @@ struct Recipe {
     id: String,
     codename: String,
     mirror: String,
+    packages: Vec<&'static str>,
 }
 
 /// The root, built if it is not there yet.
-pub fn ensure(progress: &Progress) -> Result<PathBuf> {
-    let recipe = Recipe::of_host()?;
+pub fn ensure(gear: Gear, progress: &Progress) -> Result<PathBuf> {
+    let recipe = Recipe::of_host(gear)?;
     let cache = cache()?;
     let root = cache.join(format!("root-{}", recipe.key()));
     if root.join("usr/lib/systemd/systemd").is_file() {
@@ -61,8 +69,11 @@ pub fn ensure(progress: &Progress) -> Result<PathBuf> {
     }
     clear(&cache)?;
     progress.say(format!(
-        "building the nodes' Debian root ({}, about 280 MB, once; usually 40 to 60 s) from {}",
-        recipe.codename, recipe.mirror
+        "building the nodes' Debian root ({}, about {} MB, once; usually {} s) from {}",
+        recipe.codename,
+        if gear == Gear::Real { 580 } else { 280 },
+        if gear == Gear::Real { "80 to 100" } else { "40 to 60" },
+        recipe.mirror
     ));
     let building = cache.join(format!("building-{}", recipe.key()));
     build(&recipe, &building, progress)?;
@@ -84,7 +95,7 @@ pub fn cache() -> Result<PathBuf> {
 }
 
 /// Waits until nobody else builds a root here: it would be the same one.
-fn lock(cache: &Path, progress: &Progress) -> Result<File> {
+pub(crate) fn lock(cache: &Path, progress: &Progress) -> Result<File> {
     let path = cache.join("lock");
     let doing = || format!("lock {}", path.display());
     let file = File::create(&path).doing(doing)?;
@@ -93,8 +104,8 @@ fn lock(cache: &Path, progress: &Progress) -> Result<File> {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(error).doing(doing),
-            Err(TryLockError::WouldBlock) if begun.elapsed() > LIMIT => {
-                return Err(LabError::TimedOut { doing: doing(), after: LIMIT });
+            Err(TryLockError::WouldBlock) if begun.elapsed() > LOCK_LIMIT => {
+                return Err(LabError::TimedOut { doing: doing(), after: LOCK_LIMIT });
             }
             Err(TryLockError::WouldBlock) => {
                 progress.pass("root: another lab is building it");
@@ -114,7 +125,7 @@ pub fn clear_unfinished() -> Result<()> {
 }
 
 /// A folder in building is no root; the next build starts from nothing. For the holder of the lock.
-fn clear(cache: &Path) -> Result<()> {
+pub(crate) fn clear(cache: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(cache) else { return Ok(()) };
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with("building-") {
@@ -126,7 +137,7 @@ fn clear(cache: &Path) -> Result<()> {
 }
 
 impl Recipe {
-    fn of_host() -> Result<Self> {
+    fn of_host(gear: Gear) -> Result<Self> {
         let text =
             fs::read_to_string("/etc/os-release").doing(|| "read /etc/os-release".to_owned())?;
         let field = |name: &str| {
@@ -146,12 +157,20 @@ impl Recipe {
             ),
             hint: format!("add a `deb` line for {codename} main"),
         })?;
-        Ok(Self { id, codename, mirror })
+        let mut packages = PACKAGES.to_vec();
+        if gear == Gear::Real {
+            packages.extend(REAL_PACKAGES);
+        }
+        Ok(Self { id, codename, mirror, packages })
     }
 
     fn key(&self) -> String {
-        let text =
-            format!("{FORMAT} {} {} {}", self.codename, std::env::consts::ARCH, PACKAGES.join(" "));
+        let text = format!(
+            "{FORMAT} {} {} {}",
+            self.codename,
+            std::env::consts::ARCH,
+            self.packages.join(" ")
+        );
         let digest = Sha256::digest(text);
         let short = digest.iter().take(4).fold(0_u32, |n, b| n << 8 | u32::from(*b));
         format!("{}-{short:08x}", self.codename)
@@ -221,7 +240,7 @@ fn build(recipe: &Recipe, into: &Path, progress: &Progress) -> Result<()> {
         "--mount-proc",
     ]);
     command.args(["debootstrap", "--variant=minbase"]);
-    command.arg(format!("--include={}", PACKAGES.join(",")));
+    command.arg(format!("--include={}", recipe.packages.join(",")));
     command.arg(format!("--components={}", recipe.components()));
     command.arg(&recipe.codename).arg(into).arg(&recipe.mirror);
     if let Some(proxy) = apt_proxy() {

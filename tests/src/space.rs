@@ -31,6 +31,8 @@ impl Space {
         let ours = Layer::common().path("/usr/local/bin");
         command.env("PATH", format!("{}:{path}", ours.display()));
         command.env("LIFELINE_CONFIG", agent::operator_dir().join("ctl.toml"));
+        command.env("KUBECONFIG", agent::operator_dir().join("kubeconfig"));
+        command.env("KUBECACHEDIR", names::state_dir().join("kubectl"));
         command
             .arg(format!("--net={}", names::namespace_path(&self.name).display()))
             .arg("--")

@@ -18,11 +18,24 @@ pub enum Phase {
     Up,
 }
 
+/// What stands behind the nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gear {
+    /// Stand-ins with exact timing.
+    #[default]
+    Quick,
+    /// A real cluster and the real tailscaled.
+    Real,
+}
+
 /// What `up` wrote down.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct State {
     pub phase: Phase,
     pub mode: String,
+    #[serde(default)]
+    pub gear: Gear,
     pub root: PathBuf,
     /// Size and time of the binaries the nodes were given, so that a newer build is noticed.
     pub build: String,

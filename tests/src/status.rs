@@ -93,11 +93,16 @@ fn units(node: &Node, limit: Duration) -> Vec<UnitStatus> {
     let list = ["systemctl", "list-units", "--all", "--plain", "--no-legend", "--type=service"];
     let Ok(out) = node.exec_within(&list, limit) else { return Vec::new() };
     let ours = [
+        "etcd",
         "k3s-agent",
+        "kube-apiserver",
         "kube-apiserver-standin",
+        "kube-controller-manager",
+        "kube-scheduler",
         "lab-furniture",
         "lifeline-agent",
         "pod1",
+        "ssh",
         "tailscaled",
     ];
     out.stdout

@@ -34,7 +34,7 @@ impl Leftovers {
     /// Looks at the machine. It changes nothing.
     pub fn find() -> Result<Self> {
         let namespaces = namespaces()?;
-        let cgroups: Vec<PathBuf> = node::hierarchies()
+        let cgroups: Vec<PathBuf> = node::all_hierarchies()
             .into_iter()
             .map(|h| h.join(names::cgroup()))
             .filter(|p| p.is_dir())

@@ -27,7 +27,8 @@ impl Own {
         let build = ["build", "--quiet", "--workspace", "--locked"];
         assert!(std::process::Command::new(env!("CARGO")).args(build).status().unwrap().success());
         names::choose(Some("faults")).unwrap();
-        let wish = Wish { yes: true, mode: "observe".to_owned() };
+        let wish =
+            Wish { yes: true, mode: "observe".to_owned(), gear: lifeline_lab::state::Gear::Quick };
         Some((Self, Lab::up(&wish, &Progress::new()).unwrap()))
     }
 }

@@ -29,7 +29,11 @@ fn a_node_runs_what_it_is_told_within_bounds_and_keeps_to_its_own_files() {
     names::choose(Some("node")).unwrap();
     let _down = Down;
     let yes = std::env::var_os("CI").is_some();
-    let lab = Lab::up(&Wish { yes, mode: "observe".to_owned() }, &Progress::new()).unwrap();
+    let lab = Lab::up(
+        &Wish { yes, mode: "observe".to_owned(), gear: lifeline_lab::state::Gear::Quick },
+        &Progress::new(),
+    )
+    .unwrap();
     let node = lab.node("calypso").unwrap();
 
     // A command that hangs is ended *on the node*, not only given up on.

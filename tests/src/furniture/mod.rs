@@ -36,7 +36,8 @@ pub fn rules_here() -> Result<(String, String)> {
     Ok((rules(RULES_V4, me), rules(RULES_V6, me)))
 }
 
-fn here() -> Result<&'static Machine> {
+/// The node we run on, known by its host name.
+pub fn here() -> Result<&'static Machine> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname")
         .doing(|| "read the host name".to_owned())?;
     topology::machine(name.trim()).filter(|m| m.is_node()).ok_or_else(|| {
@@ -45,15 +46,9 @@ fn here() -> Result<&'static Machine> {
 }
 
 fn links(me: &Machine) -> Vec<String> {
+    let mut lines = tunnel(me);
     let n = me.pods;
-    let mut lines = vec![
-        format!(
-            "ip link add flannel.1 address {} mtu 1450 type vxlan id 1 local {} dev eth0 dstport 8472 nolearning",
-            vtep(me),
-            me.v4()
-        ),
-        format!("ip addr add 10.42.{n}.0/32 dev flannel.1"),
-        "ip link set flannel.1 up".to_owned(),
+    lines.extend([
         format!("ip link add cni0 address 0a:58:0a:2a:{n:02x}:01 mtu 1450 type bridge"),
         format!("ip addr add 10.42.{n}.1/24 brd + dev cni0"),
         "ip link set cni0 up".to_owned(),
@@ -67,6 +62,21 @@ fn links(me: &Machine) -> Vec<String> {
         format!("ip -n pod1 addr add 10.42.{n}.2/24 dev eth0"),
         "ip -n pod1 link set eth0 up".to_owned(),
         format!("ip -n pod1 route add default via 10.42.{n}.1"),
+    ]);
+    lines
+}
+
+/// Flannel's end of the tunnel, and the way to every other node's pods through it.
+pub fn tunnel(me: &Machine) -> Vec<String> {
+    let n = me.pods;
+    let mut lines = vec![
+        format!(
+            "ip link add flannel.1 address {} mtu 1450 type vxlan id 1 local {} dev eth0 dstport 8472 nolearning",
+            vtep(me),
+            me.v4()
+        ),
+        format!("ip addr add 10.42.{n}.0/32 dev flannel.1"),
+        "ip link set flannel.1 up".to_owned(),
     ];
     for other in topology::nodes().filter(|o| o.name != me.name) {
         let (m, mac) = (other.pods, vtep(other));
@@ -93,7 +103,8 @@ fn rules(template: &str, me: &Machine) -> String {
     template.replace("{HERE}", &me.pods.to_string()).replace("{THERE}", &there.to_string())
 }
 
-fn subnet_env(me: &Machine) -> String {
+/// What flannel tells the CNI plugin of itself.
+pub fn subnet_env(me: &Machine) -> String {
     let n = me.pods;
     format!(
         "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.{n}.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
@@ -104,7 +115,8 @@ fn sysctl(key: &str, value: &str) -> Result<()> {
     fs::write(format!("/proc/sys/{key}"), value).doing(|| format!("set {key} to {value}"))
 }
 
-fn tool(line: &str) -> Result<()> {
+/// Runs a command line that must succeed.
+pub fn tool(line: &str) -> Result<()> {
     let words: Vec<&str> = line.split(' ').collect();
     let [program, args @ ..] = words.as_slice() else { return Ok(()) };
     run::host(program, args)?.success().map(drop)

@@ -13,11 +13,11 @@
 //! It runs no containers.
 
 mod balancer;
-mod client;
+pub(crate) mod client;
 mod kubelet;
-mod notify;
+pub(crate) mod notify;
 mod proxy;
-mod tunnel;
+pub(crate) mod tunnel;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -34,12 +34,15 @@ use tokio::{
     time::sleep,
 };
 
-use self::{balancer::Balancer, client::Client};
+pub(crate) use self::{balancer::Balancer, client::Client, proxy::words};
 use super::http;
 use crate::say;
 
 /// How long to wait between two tries to reach the API server at the start.
-const RETRY: Duration = Duration::from_secs(2);
+pub(crate) const RETRY: Duration = Duration::from_secs(2);
+
+/// Where a k3s server takes the tunnel.
+const CONNECT: &str = "/v1-k3s/connect";
 
 /// The arguments.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,19 +52,22 @@ pub struct Args {
     role: String,
     /// The agent's directory
     #[arg(long, default_value = "/var/lib/rancher/k3s/agent")]
-    data: PathBuf,
+    pub(crate) data: PathBuf,
     /// The agent's configuration
     #[arg(long, default_value = "/etc/rancher/k3s/config.yaml")]
-    config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Where the load balancer listens
     #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 6444)))]
-    balancer: SocketAddr,
+    pub(crate) balancer: SocketAddr,
     /// Where the kubelet tells of its health
     #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 10248)))]
     healthz: SocketAddr,
     /// Leave the packet filter alone
     #[arg(long)]
     no_proxy: bool,
+    /// Supervise the real containerd, kubelet and kube-proxy instead of playing them
+    #[arg(long)]
+    real: bool,
 }
 
 /// Runs until SIGTERM.
@@ -77,6 +83,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn agent(args: Args) -> anyhow::Result<()> {
+    if args.real {
+        return crate::real::supervisor::run(&args).await;
+    }
     let config = std::fs::read_to_string(&args.config).unwrap_or_default();
     let hostname = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
     let node = setting(&config, "node-name").unwrap_or(hostname);
@@ -99,7 +108,7 @@ async fn agent(args: Args) -> anyhow::Result<()> {
     let client = Arc::new(Client::new(args.balancer, tls.clone()));
     validate(&client, args.balancer).await;
     let tunnels = balancer.servers().into_iter().map(|server| {
-        tokio::spawn(tunnel::keep(server, tls.clone(), Arc::clone(&balancer)));
+        tokio::spawn(tunnel::keep(server, tls.clone(), Arc::clone(&balancer), CONNECT));
     });
     tunnels.for_each(drop);
     if !args.no_proxy {
@@ -142,7 +151,7 @@ async fn serve_healthz(listener: TcpListener) {
 }
 
 /// A value of k3s's flat configuration file.
-fn setting(config: &str, key: &str) -> Option<String> {
+pub(crate) fn setting(config: &str, key: &str) -> Option<String> {
     let value = config.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     Some(value.trim().trim_matches('"').to_owned()).filter(|value| !value.is_empty())
 }

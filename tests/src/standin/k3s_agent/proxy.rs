@@ -73,7 +73,7 @@ fn plan(dump: &str) -> Sync {
 }
 
 /// Splits a line of iptables-save, which quotes with `"` and escapes with `\`.
-fn words(line: &str) -> Vec<String> {
+pub(crate) fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted, mut escaped) = (Vec::new(), String::new(), false, false);
     for letter in line.chars() {
         match letter {

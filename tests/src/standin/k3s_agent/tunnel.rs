@@ -24,11 +24,16 @@ const SILENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Keeps the tunnel up for ever; when an established one breaks, the balancer's connections go too.
-pub async fn keep(server: SocketAddr, tls: TlsConnector, balancer: Arc<Balancer>) {
+pub async fn keep(
+    server: SocketAddr,
+    tls: TlsConnector,
+    balancer: Arc<Balancer>,
+    path: &'static str,
+) {
     loop {
         let mut was_up = false;
-        say!("Connecting to proxy: wss://{server}/v1-k3s/connect");
-        if let Err(cause) = hold(server, &tls, &mut was_up).await {
+        say!("Connecting to proxy: wss://{server}{path}");
+        if let Err(cause) = hold(server, &tls, path, &mut was_up).await {
             say!("Remotedialer proxy error; reconnecting...: {cause:#}");
         }
         if was_up {
@@ -38,15 +43,19 @@ pub async fn keep(server: SocketAddr, tls: TlsConnector, balancer: Arc<Balancer>
     }
 }
 
-async fn hold(server: SocketAddr, tls: &TlsConnector, was_up: &mut bool) -> anyhow::Result<()> {
+async fn hold(
+    server: SocketAddr,
+    tls: &TlsConnector,
+    path: &str,
+    was_up: &mut bool,
+) -> anyhow::Result<()> {
     let (mut to, connection) =
         timeout(HANDSHAKE, dial(server, tls, false)).await.context("handshake timed out")??;
     let connection = tokio::spawn(connection);
     let mut heard = Instant::now();
     let ended = loop {
-        let ping = Request::builder()
-            .uri(format!("https://{server}/v1-k3s/connect"))
-            .body(Full::new(Bytes::new()));
+        let ping =
+            Request::builder().uri(format!("https://{server}{path}")).body(Full::new(Bytes::new()));
         match timeout(
             SILENCE.saturating_sub(heard.elapsed()),
             send(&mut to, ping.context("make ping")?),
@@ -56,7 +65,7 @@ async fn hold(server: SocketAddr, tls: &TlsConnector, was_up: &mut bool) -> anyh
             Ok(Ok(answer)) => {
                 ensure!(answer.status.is_success(), "proxy answered {}", answer.status);
                 if !*was_up {
-                    say!("Remotedialer connected to proxy wss://{server}/v1-k3s/connect");
+                    say!("Remotedialer connected to proxy wss://{server}{path}");
                 }
                 *was_up = true;
                 heard = Instant::now();

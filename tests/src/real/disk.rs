@@ -1,0 +1,199 @@
+//! What the real gear writes on the nodes' disks besides: programs, images, and the files k3s keeps where the agent reads them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rcgen::KeyPair;
+
+use super::image::{self, Image};
+use super::parts::Programs;
+use crate::disk::Layer;
+use crate::error::{Doing, LabError, Result};
+use crate::pki::{Authority, Pair};
+use crate::topology::{Kind, Machine};
+use crate::{agent, names};
+
+/// One program, called by the name of the part it is to be.
+const KUBE: [&str; 7] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+];
+const SERVER: [(&str, &str); 4] = [
+    ("etcd", include_str!("units/etcd.service")),
+    ("kube-apiserver", include_str!("units/kube-apiserver.service")),
+    ("kube-controller-manager", include_str!("units/kube-controller-manager.service")),
+    ("kube-scheduler", include_str!("units/kube-scheduler.service")),
+];
+/// The packages would start these by themselves; k3s brings its own containerd.
+const MASKED: [&str; 2] = ["containerd.service", "ssh.socket"];
+/// State on which overlayfs is mounted, or whose mounts must be seen: a file system of the machine's own.
+const BOUND: [(&str, &str); 2] =
+    [("containerd", "/var/lib/rancher/k3s/agent/containerd"), ("kubelet", "/var/lib/kubelet")];
+
+const TLS: &str = "/var/lib/rancher/k3s/server/tls";
+const CRED: &str = "/var/lib/rancher/k3s/server/cred";
+const AGENT: &str = "/var/lib/rancher/k3s/agent";
+const TOOLS: [&str; 22] = [
+    "sh", "cat", "date", "echo", "env", "grep", "hostname", "httpd", "ip", "kill", "ls", "mkdir",
+    "mount", "nc", "nslookup", "ping", "ps", "rm", "sleep", "sysctl", "wget", "true",
+];
+
+/// Options by which nspawn gives a node what its overlay cannot be.
+pub fn binds(machine: &Machine) -> Result<Vec<String>> {
+    // A kubelet watches the kernel's log for processes that were killed for want of memory.
+    let mut binds = vec!["--bind=/dev/kmsg".to_owned()];
+    if machine.kind == Kind::Worker {
+        for (name, at) in BOUND {
+            let from = names::disks_dir().join(machine.name).join(name);
+            fs::create_dir_all(&from).doing(|| format!("make {}", from.display()))?;
+            binds.push(format!("--bind={}:{at}", from.display()));
+        }
+    }
+    Ok(binds)
+}
+
+/// Writes the layer that all nodes share.
+pub fn write_common(programs: &Programs, root: &Path) -> Result<()> {
+    let layer = Layer::common();
+    let kube = layer.folder_of("/usr/local/bin/kube")?;
+    link_or_copy(&programs.path("kube"), &kube)?;
+    for name in KUBE {
+        layer.link(&format!("/usr/local/bin/{name}"), "kube")?;
+    }
+    for unit in MASKED {
+        layer.link(&format!("/etc/systemd/system/{unit}"), "/dev/null")?;
+    }
+    layer.write(
+        "/etc/systemd/system/lab-furniture.service",
+        include_str!("units/furniture.service"),
+    )?;
+    layer.write("/etc/ssh/sshd_config.d/lab.conf", "PasswordAuthentication no\nUseDNS no\n")?;
+    layer.write_secret("/root/.ssh/authorized_keys", ssh_key()?)?;
+    write_images(&layer, programs, root)
+}
+
+/// Where k3s imports images from at its start.
+fn write_images(layer: &Layer, programs: &Programs, root: &Path) -> Result<()> {
+    let busybox = root.join("bin/busybox");
+    let box_ = (busybox.as_path(), "bin/busybox");
+    let (tailscaled, tailscale) = (programs.path("tailscaled"), programs.path("tailscale"));
+    let coredns = programs.path("coredns");
+    let with_tailscale =
+        [box_, (tailscaled.as_path(), "bin/tailscaled"), (tailscale.as_path(), "bin/tailscale")];
+    let with_coredns = [box_, (coredns.as_path(), "coredns")];
+    let images: [(&str, &[(&Path, &str)], &[&str]); 4] = [
+        ("pause", &[box_], &["/bin/sleep", "2147483647"]),
+        ("tools", &[box_], &["/bin/sh"]),
+        ("tailscale", &with_tailscale, &["/bin/tailscaled"]),
+        ("coredns", &with_coredns, &["/coredns"]),
+    ];
+    for (name, files, command) in images {
+        let to = layer.folder_of(&format!("{AGENT}/images/{name}.tar"))?;
+        let full = format!("docker.io/lab/{name}:1");
+        image::write(&Image { name: &full, files, tools: &TOOLS, command }, &to)?;
+    }
+    Ok(())
+}
+
+fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
+    // The cache may be on another file system.
+    if fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(from, to).map(drop).doing(|| format!("copy {} to {}", from.display(), to.display()))
+}
+
+/// The operator's key, made once per lab.
+fn ssh_key() -> Result<String> {
+    let key = ssh_key_path();
+    let public = key.with_extension("pub");
+    if !public.is_file() {
+        if let Some(dir) = key.parent() {
+            fs::create_dir_all(dir).doing(|| format!("make {}", dir.display()))?;
+        }
+        let file = key.to_string_lossy();
+        let args = ["-q", "-t", "ed25519", "-N", "", "-C", "operator of the lab", "-f", &file];
+        crate::run::host("ssh-keygen", &args)?.success()?;
+    }
+    fs::read_to_string(&public).doing(|| format!("read {}", public.display()))
+}
+
+/// The private half of the operator's key for the nodes' sshd.
+#[must_use]
+pub fn ssh_key_path() -> PathBuf {
+    agent::operator_dir().join("id_ed25519")
+}
+
+/// The control plane's units, keys and access.
+pub fn write_server(layer: &Layer, machine: &Machine, authority: &Authority) -> Result<()> {
+    layer.write(&format!("{TLS}/server-ca.crt"), authority.server_ca())?;
+    layer.write(&format!("{TLS}/client-ca.crt"), authority.client_ca())?;
+    write_pair(layer, &format!("{TLS}/serving-kube-apiserver"), &authority.api_server()?)?;
+    let to_kubelets = authority.client("system:apiserver", Some("system:masters"))?;
+    write_pair(layer, &format!("{TLS}/client-kube-apiserver"), &to_kubelets)?;
+    let service = KeyPair::generate()
+        .map_err(|source| LabError::Certificate { what: "service accounts".to_owned(), source })?;
+    layer.write_secret(&format!("{TLS}/service.key"), service.serialize_pem())?;
+    layer.write(&format!("{TLS}/service.pub"), service.public_key_pem())?;
+    for (name, user) in
+        [("controller", "system:kube-controller-manager"), ("scheduler", "system:kube-scheduler")]
+    {
+        let certificate = format!("{TLS}/client-{name}");
+        write_pair(layer, &certificate, &authority.client(user, None)?)?;
+        let text =
+            kubeconfig("https://127.0.0.1:6443", &format!("{TLS}/server-ca.crt"), &certificate);
+        layer.write_secret(&format!("{CRED}/{name}.kubeconfig"), text)?;
+    }
+    for (name, text) in SERVER {
+        let unit = format!("{name}.service");
+        let text = text.replace("{ADDRESS}", &machine.v4().to_string());
+        layer.write(&format!("/etc/systemd/system/{unit}"), text)?;
+        layer.enable(&unit)?;
+    }
+    Ok(())
+}
+
+/// What the supervisor's children read. The kubelet's own certificate is written as in the quick gear.
+pub fn write_worker(layer: &Layer, machine: &Machine, authority: &Authority) -> Result<()> {
+    let name = machine.name;
+    let serving = authority.kubelet_serving(name, &machine.v4().to_string())?;
+    write_pair(layer, &format!("{AGENT}/serving-kubelet"), &serving)?;
+    let proxy = authority.client("system:kube-proxy", None)?;
+    write_pair(layer, &format!("{AGENT}/client-kube-proxy"), &proxy)?;
+    for (file, certificate) in [("kubelet", "client-kubelet"), ("kubeproxy", "client-kube-proxy")] {
+        let (ca, pair) = (format!("{AGENT}/server-ca.crt"), format!("{AGENT}/{certificate}"));
+        let text = kubeconfig("https://127.0.0.1:6444", &ca, &pair);
+        layer.write_secret(&format!("{AGENT}/{file}.kubeconfig"), text)?;
+    }
+    layer.write(&format!("{AGENT}/etc/kubelet.yaml"), include_str!("units/kubelet.yaml"))?;
+    layer.write(
+        &format!("{AGENT}/etc/containerd/config.toml"),
+        include_str!("units/containerd.toml"),
+    )?;
+    layer.write(
+        &format!("{AGENT}/etc/cni/net.d/10-flannel.conflist"),
+        include_str!("units/flannel.conflist").replace("{N}", &machine.pods.to_string()),
+    )?;
+    layer
+        .write_secret("/etc/rancher/node/password", format!("{}\n", super::node_password(name)))?;
+    layer.write("/etc/systemd/system/k3s-agent.service", include_str!("units/k3s-agent.service"))
+}
+
+fn write_pair(layer: &Layer, path: &str, pair: &Pair) -> Result<()> {
+    layer.write(&format!("{path}.crt"), &pair.certificate)?;
+    layer.write_secret(&format!("{path}.key"), &pair.key)
+}
+
+fn kubeconfig(server: &str, ca: &str, pair: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: local\nclusters:\n- name: local\n  cluster:\n    \
+         server: {server}\n    certificate-authority: {ca}\nusers:\n- name: user\n  user:\n    \
+         client-certificate: {pair}.crt\n    client-key: {pair}.key\ncontexts:\n- name: local\n  context:\n    \
+         cluster: local\n    user: user\n"
+    )
+}

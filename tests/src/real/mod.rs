@@ -1,0 +1,20 @@
+//! The lab's second gear: a real cluster of real parts, and the real tailscaled beyond the gateway and in the pods.
+//!
+//! Same wires, nodes and tools as the quick gear; only what stands behind the nodes differs. k3s itself and flannel's own main
+//! are not to be had as Go modules: their supervisor and their furniture stand in (`supervisor.rs`, `flannel.rs`), everything
+//! below them is what upstream builds.
+
+pub mod cgroup;
+pub mod cluster;
+pub mod disk;
+pub mod flannel;
+pub mod ground;
+pub mod image;
+pub mod parts;
+pub mod supervisor;
+
+/// The password by which a k3s node says that it is the one of that name.
+#[must_use]
+pub fn node_password(node: &str) -> String {
+    format!("lab-node-password-of-{node}")
+}
