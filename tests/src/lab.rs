@@ -80,6 +80,7 @@ impl Lab {
         build_wires(progress)?;
         boot(&state.root, progress)?;
         if wish.gear == Gear::Real {
+            real::tailnet::raise(progress)?;
             real::cluster::settle(progress)?;
         }
         state.phase = Phase::Up;
@@ -128,7 +129,8 @@ impl Lab {
 
     /// A bare namespace: `gw`, `laptop` or `lan`.
     pub fn space(&self, name: &str) -> Result<Space> {
-        let bystander = topology::machine(name).is_some_and(|m| !m.is_node());
+        let beyond = self.state.gear == Gear::Real && name == real::tailnet::EXIT.name;
+        let bystander = topology::machine(name).is_some_and(|m| !m.is_node()) || beyond;
         if bystander || name == GATEWAY {
             return Ok(Space { name: name.to_owned() });
         }

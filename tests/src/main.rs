@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 use lifeline_lab::faults::Site;
 use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
+use lifeline_lab::real::culprit::Variant;
 use lifeline_lab::standin::byhand;
 use lifeline_lab::state::Gear;
 use lifeline_lab::{
@@ -117,6 +118,27 @@ enum Verb {
     },
     /// Type the runbook's commands at a node's console
     ByHand { node: String },
+    /// Apply the culprit of 13 October to the real cluster, or take it away
+    Culprit {
+        #[command(flatten)]
+        variant: Variant,
+        /// Take it away: the workload first, then its namespace
+        #[arg(long)]
+        remove: bool,
+    },
+    /// Show what a node's units say, or the control server and tailscaled of the exit machine
+    Logs {
+        /// A node, or `exit`
+        place: String,
+        /// A unit of the node; without one, those of the cluster and the agent
+        unit: Option<String>,
+        /// How many lines
+        #[arg(short = 'n', long, default_value_t = 40)]
+        lines: u32,
+        /// Go on as they come
+        #[arg(short, long)]
+        follow: bool,
+    },
     /// Run kubectl on the laptop
     Kubectl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -203,6 +225,21 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
                     typed.line
                 ));
             })?;
+        }
+        Verb::Culprit { variant, remove } => {
+            Lab::open()?;
+            if remove {
+                real::culprit::remove()?;
+                progress.say("the culprit is gone");
+            } else {
+                real::culprit::apply(variant)?;
+                progress.say("the culprit is applied");
+            }
+        }
+        Verb::Logs { place, unit, lines, follow } => {
+            let mut logs =
+                real::logs::command(&Lab::open()?, &place, unit.as_deref(), lines, follow)?;
+            return Ok(code_of(logs.status().context("show logs")?));
         }
         Verb::Kubectl { args } => {
             Lab::open()?;

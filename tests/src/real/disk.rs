@@ -38,9 +38,10 @@ const BOUND: [(&str, &str); 2] =
 const TLS: &str = "/var/lib/rancher/k3s/server/tls";
 const CRED: &str = "/var/lib/rancher/k3s/server/cred";
 const AGENT: &str = "/var/lib/rancher/k3s/agent";
-const TOOLS: [&str; 22] = [
-    "sh", "cat", "date", "echo", "env", "grep", "hostname", "httpd", "ip", "kill", "ls", "mkdir",
-    "mount", "nc", "nslookup", "ping", "ps", "rm", "sleep", "sysctl", "wget", "true",
+const TOOLS: [&str; 25] = [
+    "sh", "cat", "date", "echo", "env", "grep", "head", "hostname", "httpd", "ip", "kill", "ls",
+    "mkdir", "mount", "nc", "nslookup", "ping", "ps", "rm", "sed", "sleep", "tail", "sysctl",
+    "wget", "true",
 ];
 
 /// Options by which nspawn gives a node what its overlay cannot be.
@@ -64,6 +65,10 @@ pub fn write_common(programs: &Programs, root: &Path) -> Result<()> {
     link_or_copy(&programs.path("kube"), &kube)?;
     for name in KUBE {
         layer.link(&format!("/usr/local/bin/{name}"), "kube")?;
+    }
+    for name in ["control", "tailscaled", "tailscale"] {
+        let to = layer.folder_of(&format!("/opt/tailnet/{name}"))?;
+        link_or_copy(&programs.path(name), &to)?;
     }
     for unit in MASKED {
         layer.link(&format!("/etc/systemd/system/{unit}"), "/dev/null")?;

@@ -6,12 +6,15 @@
 
 pub mod cgroup;
 pub mod cluster;
+pub mod culprit;
 pub mod disk;
 pub mod flannel;
 pub mod ground;
 pub mod image;
+pub mod logs;
 pub mod parts;
 pub mod supervisor;
+pub mod tailnet;
 
 /// The password by which a k3s node says that it is the one of that name.
 #[must_use]
