@@ -57,6 +57,9 @@ enum Verb {
         /// Where the incident report is written
         #[arg(long, default_value = "incident-report.md")]
         report: PathBuf,
+        /// On a real cluster, with the real tailscaled
+        #[arg(long)]
+        real: bool,
     },
     /// Run every test: the workspace's own, then the catalogue of faults on live nodes
     Test {
@@ -189,9 +192,13 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             Lab::up(&Wish { yes, mode, gear }, &progress)?;
             progress.say("the lab is up; try: cargo lab shell calypso");
         }
-        Verb::Incident { yes, keep, report } => {
+        Verb::Incident { yes, keep, report, real } => {
             build(&progress)?;
-            let acts = raised(yes, keep, &progress, |lab| incident::tell(lab, &report, &progress))?;
+            let gear = if real { Gear::Real } else { Gear::Quick };
+            let acts = raised(yes, keep, gear, &progress, |lab| match gear {
+                Gear::Quick => incident::tell(lab, &report, &progress),
+                Gear::Real => real::incident::tell(lab, &report, &progress),
+            })?;
             print!("{}", incident::table(&acts));
         }
         Verb::Test { list: true, .. } => {
@@ -202,8 +209,9 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
                 test_workspace(&progress)?;
             }
             build(&progress)?;
-            let summary =
-                raised(yes, keep, &progress, |lab| Ok(trial::run(lab, &filters, &progress)?))?;
+            let summary = raised(yes, keep, Gear::Quick, &progress, |lab| {
+                Ok(trial::run(lab, &filters, &progress)?)
+            })?;
             return Ok(told(&summary));
         }
         Verb::Down => lab::down(&progress)?,
@@ -263,11 +271,12 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
 fn raised<T>(
     yes: bool,
     keep: bool,
+    gear: Gear,
     progress: &Progress,
     work: impl FnOnce(&Lab) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let was_up = Lab::open().is_ok();
-    let lab = Lab::up(&Wish { yes, mode: "observe".to_owned(), gear: Gear::Quick }, progress)?;
+    let lab = Lab::up(&Wish { yes, mode: "observe".to_owned(), gear }, progress)?;
     let done = work(&lab);
     if !was_up && !keep {
         lab::down(progress)?;

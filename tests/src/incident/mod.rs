@@ -4,7 +4,7 @@
 //! from the node, unmarked, as the kubelet would; the API server's own log of leases; and what other tools than ours see
 //! of the node before and after.
 
-mod path;
+pub(crate) mod path;
 mod table;
 
 use std::io::{BufRead, BufReader, Read};
@@ -24,7 +24,7 @@ use crate::{standin, topology};
 use path::Path;
 pub use table::{Act, table};
 
-const NODE: &str = "calypso";
+pub(crate) const NODE: &str = "calypso";
 /// The exit-node route follows the rules by about three seconds, as in the real incident; much more is a capture that failed.
 const CAPTURE_LIMIT: Duration = Duration::from_secs(20);
 /// A healthy node renews its lease every ten seconds: both acts are watched this long after the path is back.
@@ -93,10 +93,11 @@ fn act(
         not_ready: leases.iter().any(not_ready),
         typed,
         left,
+        cluster: Vec::new(),
     })
 }
 
-fn tell_left(name: &str, left: &[Difference], progress: &Progress) {
+pub(crate) fn tell_left(name: &str, left: &[Difference], progress: &Progress) {
     const MOST: usize = 40;
     if left.is_empty() {
         progress.say(format!("{name}: the node is as it was before, to the last rule"));
@@ -111,12 +112,12 @@ fn tell_left(name: &str, left: &[Difference], progress: &Progress) {
     }
 }
 
-fn snapshot(node: &Node) -> anyhow::Result<Snapshot> {
+pub(crate) fn snapshot(node: &Node) -> anyhow::Result<Snapshot> {
     witness::look(node).context("look at the node with other tools")
 }
 
 /// The agent says that all is well, and has learnt it.
-fn healthy(lab: &Lab, progress: &Progress) -> anyhow::Result<()> {
+pub(crate) fn healthy(lab: &Lab, progress: &Progress) -> anyhow::Result<()> {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
         let out = lab.ctl(&["status", NODE, "-o", "json"])?;
@@ -153,7 +154,11 @@ fn by_hand(lab: &Lab, progress: &Progress) -> anyhow::Result<usize> {
 }
 
 /// One command on the laptop beyond the gateway.
-fn by_operator(lab: &Lab, report: &std::path::Path, progress: &Progress) -> anyhow::Result<usize> {
+pub(crate) fn by_operator(
+    lab: &Lab,
+    report: &std::path::Path,
+    progress: &Progress,
+) -> anyhow::Result<usize> {
     let report = report.display().to_string();
     progress.say(format!("laptop$ ctl heal {NODE}"));
     let mut child = lab

@@ -20,6 +20,8 @@ pub struct Act {
     pub typed: usize,
     /// What differs from before.
     pub left: Vec<Difference>,
+    /// What the cluster saw in the end, where there is a real one: label and cell, the same labels in every act.
+    pub cluster: Vec<(&'static str, String)>,
 }
 
 /// The table as text.
@@ -37,6 +39,10 @@ pub fn table(acts: &[Act]) -> String {
     text += &row("leases missed", &|a| a.missed.to_string());
     text += &row("node became NotReady", &|a| if a.not_ready { "yes" } else { "no" }.to_owned());
     text += &row("commands typed", &|a| a.typed.to_string());
+    for (at, (label, _)) in acts.first().into_iter().flat_map(|a| a.cluster.iter().enumerate()) {
+        text +=
+            &row(label, &|a| a.cluster.get(at).map(|(_, cell)| cell.clone()).unwrap_or_default());
+    }
     for kind in Kind::ALL {
         text += &row(&format!("left behind: {kind}"), &|a| {
             a.left.iter().filter(|d| d.kind == kind).count().to_string()
@@ -59,6 +65,7 @@ mod tests {
             not_ready: missed > 3,
             typed: 1,
             left: Vec::new(),
+            cluster: Vec::new(),
         };
         let text = table(&[act("by hand", 4), act("by operator", 1)]);
         let lines: Vec<&str> = text.lines().collect();

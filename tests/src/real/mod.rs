@@ -11,10 +11,12 @@ pub mod disk;
 pub mod flannel;
 pub mod ground;
 pub mod image;
+pub mod incident;
 pub mod logs;
 pub mod parts;
 pub mod supervisor;
 pub mod tailnet;
+pub mod view;
 
 /// The password by which a k3s node says that it is the one of that name.
 #[must_use]

@@ -101,7 +101,7 @@ const SYSCTLS: &str = "find /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf /pro
 const FILES: &str = "for f in /etc/resolv.conf /etc/resolv.* /etc/systemd/system/k3s-agent.service; do \
        [ -L $f ] && echo \"$f -> $(readlink $f)\"; [ -e $f ] && echo \"$f $(sha256sum < $f | cut -c1-16)\"; done | sort -u; \
      ls -d /var/lib/tailscale* /run/tailscale* /var/run/tailscale* 2>/dev/null | sed 's/$/ (folder)/'; \
-     find /var/lib/tailscale* /run/tailscale* /etc/rancher /etc/cni /var/lib/cni /var/lib/rancher/k3s /run/flannel -type f -o -type l -o -type s 2>/dev/null | sort -u";
+     find /var/lib/tailscale* /run/tailscale* /etc/rancher /etc/cni /var/lib/cni /var/lib/rancher/k3s /run/flannel -path /var/lib/rancher/k3s/agent/containerd -prune -o -type f -o -type l -o -type s 2>/dev/null | grep -v '^/var/lib/rancher/k3s/agent/containerd$' | sort -u";
 
 /// Looks at a node.
 pub fn look(node: &dyn Place) -> Result<Snapshot> {

@@ -1,0 +1,233 @@
+//! The incident of 13 October on the real cluster: the DaemonSet is applied, and the rest happens by itself.
+//!
+//! Both acts are as in the quick gear, with the cluster's view beside the node's. Both begin when the control plane says
+//! NotReady: that is what somebody saw on that day.
+
+use std::path::Path as File;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use super::culprit::{self, Variant};
+use super::view::{View, Way};
+use super::{cluster, disk};
+use crate::incident::{self, Act, NODE, path::Path};
+use crate::lab::Lab;
+use crate::progress::Progress;
+use crate::standin::byhand;
+use crate::{run, topology, witness};
+
+/// The other worker, which the culprit takes at the same time.
+const OTHER: &str = "styx";
+/// A pod's start, three seconds of the culprit's own, rules, and its route another three seconds later.
+const CAPTURE_LIMIT: Duration = Duration::from_secs(60);
+/// The grace period is 50 s.
+const NOT_READY_LIMIT: Duration = Duration::from_secs(90);
+const BACK_LIMIT: Duration = Duration::from_secs(240);
+/// Long enough for a lease on its beat and for the ways to be asked again.
+const AFTERMATH: Duration = Duration::from_secs(15);
+const REST_LIMIT: Duration = Duration::from_secs(180);
+/// Somebody at a keyboard gives up after this long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Step 1 of the recovery plan, as it stands there but for the kubeconfig's place.
+const STEP_ONE: [&str; 3] = [
+    "kubectl -n tailscale-system delete pod --all --force --grace-period=0",
+    "kubectl delete namespace tailscale-system --force --grace-period=0 --timeout=10s",
+    "kubectl get namespace tailscale-system -o json | jq '.spec.finalizers = []' | \
+     kubectl replace --raw /api/v1/namespaces/tailscale-system/finalize -f -",
+];
+
+/// Tells the story twice and measures both acts.
+pub fn tell(lab: &Lab, report: &File, progress: &Progress) -> anyhow::Result<Vec<Act>> {
+    progress.say("── by hand: the recovery plan, typed by a script ──");
+    let hand = act(lab, "by hand", progress, by_hand)?;
+    let orphans = orphans()?;
+    if !orphans.is_empty() {
+        progress.say(format!("left in etcd, in a namespace that is no more: {orphans}"));
+    }
+    clear(lab, progress)?;
+    progress.say("── by operator: ctl heal ──");
+    let report = std::path::absolute(report).context("find the report's place")?;
+    let operator =
+        act(lab, "by operator", progress, |lab, progress| by_operator(lab, &report, progress))?;
+    progress.say(format!("the incident report: {}", report.display()));
+    Ok(vec![hand, operator])
+}
+
+fn act(
+    lab: &Lab,
+    name: &'static str,
+    progress: &Progress,
+    recover: impl FnOnce(&Lab, &Progress) -> anyhow::Result<usize>,
+) -> anyhow::Result<Act> {
+    cluster::await_rest(REST_LIMIT, progress)?;
+    incident::healthy(lab, progress)?;
+    let node = lab.node(NODE)?;
+    let before = incident::snapshot(&node)?;
+    let view = View::of(NODE);
+    let path = Path::watch(&node)?;
+    view.during(&node, progress, || {
+        progress.say("healthy: both workers are Ready, every pod runs");
+        thread::sleep(Duration::from_secs(3));
+        let begun = Instant::now();
+        culprit::apply(Variant::default())?;
+        progress.say("somebody applies the DaemonSet tailscale-system/tailscale-worker");
+        let broken = path.await_state(false, CAPTURE_LIMIT).context("wait for the capture")?;
+        progress.say(format!(
+            "captured {:.1} s later: nothing from {NODE} reaches the API server any more",
+            (broken - begun).as_secs_f64()
+        ));
+        let noticed = view.await_ready(false, NOT_READY_LIMIT)?;
+        progress.say(format!(
+            "{NODE} is NotReady {:.1} s after the capture: somebody notices, and acts",
+            (noticed - broken).as_secs_f64()
+        ));
+        let acted = Instant::now();
+        let typed = recover(lab, progress)?;
+        let restored = path.await_state(true, BACK_LIMIT).context("wait for the path")?;
+        let ready = view.await_ready(true, BACK_LIMIT)?;
+        progress.say(format!(
+            "the API server answered again {:.1} s, {NODE} was Ready {:.1} s after the first command",
+            restored.saturating_duration_since(acted).as_secs_f64(),
+            ready.saturating_duration_since(acted).as_secs_f64()
+        ));
+        thread::sleep(AFTERMATH);
+        let left = witness::diff(&before, &incident::snapshot(&node)?);
+        incident::tell_left(name, &left, progress);
+        let mut rows = vec![
+            (
+                "seconds from first command to node Ready",
+                format!("{:.1}", ready.saturating_duration_since(acted).as_secs_f64()),
+            ),
+            ("pods of the node not ready", view.pods_not_ready().to_string()),
+        ];
+        rows.extend(Way::ALL.map(|way| {
+            let is = view.works(way).map_or("?", |is| if is { "works" } else { "dead" });
+            (way.told(), is.to_owned())
+        }));
+        Ok(Act {
+            name,
+            outage: restored.saturating_duration_since(broken),
+            acting: restored.saturating_duration_since(acted),
+            missed: view.missed(broken),
+            not_ready: true,
+            typed,
+            left,
+            cluster: rows,
+        })
+    })
+}
+
+/// The plan's three steps: the namespace by force, styx by the provider's reboot, calypso at its console.
+fn by_hand(lab: &Lab, progress: &Progress) -> anyhow::Result<usize> {
+    let mut typed = 0;
+    for line in STEP_ONE {
+        laptop(lab, line, progress)?;
+        typed += 1;
+    }
+    lab.power_cycle(OTHER, progress)?;
+    progress.say(format!("    {OTHER} was rebooted through the provider's API"));
+    typed += 1;
+    let address = topology::machine(NODE).map(|m| m.v4().to_string()).unwrap_or_default();
+    let ssh = ssh(lab, "lan", &address, "hostname")?;
+    typed += 1;
+    let word =
+        if ssh { "gets through" } else { "does not get through: somebody walks to the console" };
+    progress.say(format!("    ssh root@{address} {word}"));
+    let lines = byhand::type_all(&lab.node(NODE)?, |typed| {
+        let end = if typed.given_up { "^C" } else { "" };
+        let took = typed.took.as_secs_f64();
+        progress.say(format!("    {NODE}# {}  ({took:.1} s{end})", typed.line));
+    })?;
+    laptop(lab, "kubectl get nodes", progress)?;
+    Ok(typed + lines.len() + 1)
+}
+
+/// Types a line on the laptop and tells what it came to.
+fn laptop(lab: &Lab, line: &str, progress: &Progress) -> anyhow::Result<()> {
+    let out = lab.space("laptop")?.exec_within(&["bash", "-c", line], PATIENCE)?;
+    let end = if out.timed_out { "^C" } else { "" };
+    progress.say(format!("    laptop$ {line}  ({:.1} s{end})", out.took.as_secs_f64()));
+    for said in out.stdout.lines().chain(out.stderr.lines()).take(6) {
+        progress.say(format!("        {}", said.chars().take(160).collect::<String>()));
+    }
+    Ok(())
+}
+
+/// Whether a command by ssh gets through, from one of the lab's bare namespaces.
+pub fn ssh(lab: &Lab, from: &str, address: &str, command: &str) -> anyhow::Result<bool> {
+    let key = disk::ssh_key_path().display().to_string();
+    let to = format!("root@{address}");
+    let argv = [
+        "ssh",
+        "-i",
+        &key,
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "ConnectTimeout=5",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        "LogLevel=ERROR",
+        &to,
+        command,
+    ];
+    Ok(lab.space(from)?.exec_within(&argv, Duration::from_secs(15))?.ok())
+}
+
+/// Both workers by one command each; then the workload that did it, now that its kubelets can be told.
+fn by_operator(lab: &Lab, report: &File, progress: &Progress) -> anyhow::Result<usize> {
+    let mut typed = incident::by_operator(lab, report, progress)?;
+    progress.say(format!("laptop$ ctl heal {OTHER}"));
+    let healed = lab.ctl(&["heal", OTHER, "--yes"])?;
+    progress.say(format!(
+        "    {OTHER}: {}",
+        if healed.ok() {
+            "healed".to_owned()
+        } else {
+            format!("{}{}", healed.stdout, healed.stderr)
+        }
+    ));
+    typed += 1;
+    for line in [
+        "kubectl -n tailscale-system delete daemonset tailscale-worker --timeout=30s",
+        "kubectl delete namespace tailscale-system --timeout=30s",
+    ] {
+        laptop(lab, line, progress)?;
+        typed += 1;
+    }
+    Ok(typed)
+}
+
+/// Objects of the culprit that are in etcd without their namespace.
+fn orphans() -> anyhow::Result<String> {
+    let space = cluster::kubectl(&["get", "namespace", "tailscale-system", "-o", "name"])?;
+    if space.ok() {
+        return Ok(String::new());
+    }
+    let left =
+        cluster::kubectl(&["get", "daemonsets,pods", "-n", "tailscale-system", "-o", "name"])?;
+    Ok(left.stdout.split_whitespace().collect::<Vec<_>>().join(", "))
+}
+
+/// Back to the beginning: the culprit and its orphans out of etcd, both workers power-cycled.
+fn clear(lab: &Lab, progress: &Progress) -> anyhow::Result<()> {
+    progress.say("the culprit is taken out of etcd, both workers are power-cycled");
+    culprit::remove()?;
+    let pods = ["delete", "pods", "--all", "-n", "tailscale-system", "--force", "--grace-period=0"];
+    cluster::kubectl(&pods)?;
+    for node in [NODE, OTHER] {
+        lab.power_cycle(node, progress)?;
+    }
+    let gone = || -> crate::Result<bool> {
+        let out = cluster::kubectl(&["get", "namespace", "tailscale-system", "-o", "name"])?;
+        Ok(!out.ok())
+    };
+    crate::faults::wait_for("the namespace is gone", run::LIMIT, gone)?;
+    Ok(())
+}
