@@ -91,18 +91,15 @@ fn write_images(layer: &Layer, programs: &Programs, root: &Path) -> Result<()> {
     let with_tailscale =
         [box_, (tailscaled.as_path(), "bin/tailscaled"), (tailscale.as_path(), "bin/tailscale")];
     let with_coredns = [box_, (coredns.as_path(), "coredns")];
-    let images: [(&str, &[(&Path, &str)], &[&str]); 4] = [
-        ("pause", &[box_], &["/bin/sleep", "2147483647"]),
-        ("tools", &[box_], &["/bin/sh"]),
-        ("tailscale", &with_tailscale, &["/bin/tailscaled"]),
-        ("coredns", &with_coredns, &["/coredns"]),
-    ];
-    for (name, files, command) in images {
+    let image = |name, files: &[(&Path, &str)], command: &[&str]| -> Result<()> {
         let to = layer.folder_of(&format!("{AGENT}/images/{name}.tar"))?;
         let full = format!("docker.io/lab/{name}:1");
-        image::write(&Image { name: &full, files, tools: &TOOLS, command }, &to)?;
-    }
-    Ok(())
+        image::write(&Image { name: &full, files, tools: &TOOLS, command }, &to)
+    };
+    image("pause", &[box_], &["/bin/sleep", "2147483647"])?;
+    image("tools", &[box_], &["/bin/sh"])?;
+    image("tailscale", &with_tailscale, &["/bin/tailscaled"])?;
+    image("coredns", &with_coredns, &["/coredns"])
 }
 
 fn link_or_copy(from: &Path, to: &Path) -> Result<()> {

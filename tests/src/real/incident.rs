@@ -180,28 +180,18 @@ pub fn ssh(lab: &Lab, from: &str, address: &str, command: &str) -> anyhow::Resul
     Ok(lab.space(from)?.exec_within(&argv, Duration::from_secs(15))?.ok())
 }
 
-/// Both workers by one command each; then the workload that did it, now that its kubelets can be told.
+/// First the workload, for a kubelet starts a stopped container again and with it the fault; then each worker by one command;
+/// last the namespace, which by then has nothing in it.
 fn by_operator(lab: &Lab, report: &File, progress: &Progress) -> anyhow::Result<usize> {
-    let mut typed = incident::by_operator(lab, report, progress)?;
+    let set = "kubectl -n tailscale-system delete daemonset tailscale-worker --wait=false";
+    laptop(lab, set, progress)?;
+    let healed = incident::by_operator(lab, report, progress)?;
     progress.say(format!("laptop$ ctl heal {OTHER}"));
-    let healed = lab.ctl(&["heal", OTHER, "--yes"])?;
-    progress.say(format!(
-        "    {OTHER}: {}",
-        if healed.ok() {
-            "healed".to_owned()
-        } else {
-            format!("{}{}", healed.stdout, healed.stderr)
-        }
-    ));
-    typed += 1;
-    for line in [
-        "kubectl -n tailscale-system delete daemonset tailscale-worker --timeout=30s",
-        "kubectl delete namespace tailscale-system --timeout=30s",
-    ] {
-        laptop(lab, line, progress)?;
-        typed += 1;
-    }
-    Ok(typed)
+    let other = lab.ctl(&["heal", OTHER, "--yes"])?;
+    let word = if other.ok() { "healed".to_owned() } else { other.stdout + &other.stderr };
+    progress.say(format!("    {OTHER}: {word}"));
+    laptop(lab, "kubectl delete namespace tailscale-system --timeout=25s", progress)?;
+    Ok(healed + 3)
 }
 
 /// Objects of the culprit that are in etcd without their namespace.
