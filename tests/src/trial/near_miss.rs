@@ -95,5 +95,6 @@ fn overtaken(g: &Ground<'_>) -> Verdict {
     g.make("R22")?;
     g.heal_well()?;
     g.expect_no_guard()?;
-    g.expect_same(&before)
+    // The device that wg-quick configured stays, with what hangs on it; its rules and its table do not.
+    g.expect_same_but(&before, |d| d.to_string().contains("wg0"))
 }

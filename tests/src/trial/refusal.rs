@@ -188,22 +188,35 @@ fn gap_names(g: &Ground<'_>, word: &str) -> Verdict {
     if text.contains(word) { Ok(()) } else { Err(format!("{word:?} is not named in {seen:#}")) }
 }
 
+/// What reads nf_tables; with one of them gone the other still reads it whole.
+const READERS: [&str; 2] = ["/usr/sbin/xtables-nft-multi", "/usr/sbin/nft"];
+
+/// The firewall changes, so that what was read before does not serve; then its readers are taken away or made to hang.
+fn without_readers(g: &Ground<'_>, instead: Option<&str>) -> Verdict {
+    let hide: String = READERS.iter().map(|r| format!("mv {r} {r}.hidden; ")).collect();
+    let show: String = READERS.iter().map(|r| format!("mv -f {r}.hidden {r}; ")).collect();
+    let put: String = instead.map_or_else(String::new, |script| {
+        let one = |r: &&str| format!("printf '{script}' > {r}; chmod 755 {r}; ");
+        READERS.iter().map(|r| one(&r)).collect()
+    });
+    let change = "nft add table ip trial; nft delete table ip trial; ";
+    hidden(g, &format!("{change}{hide}{put}"), &format!("{show}pkill -x sleep || true"), || {
+        gap_names(g, "nft")?;
+        let said = g.ctl_json(&["diagnose", NODE, "-o", "json"])?.to_string();
+        if said.contains("tailscale-remnant") {
+            Ok(())
+        } else {
+            Err(format!("the fault that needs it is not held: {said}"))
+        }
+    })
+}
+
 fn missing_binary(g: &Ground<'_>) -> Verdict {
-    hidden(
-        g,
-        "mv /usr/sbin/xtables-nft-multi /usr/sbin/xtables-nft-multi.hidden",
-        "mv /usr/sbin/xtables-nft-multi.hidden /usr/sbin/xtables-nft-multi",
-        || gap_names(g, "iptables-nft-save"),
-    )
+    without_readers(g, None)
 }
 
 fn hanging_binary(g: &Ground<'_>) -> Verdict {
-    hidden(
-        g,
-        "mv /usr/sbin/xtables-nft-multi /usr/sbin/xtables-nft-multi.hidden; printf '#!/bin/sh\\nexec sleep 1000\\n' > /usr/sbin/xtables-nft-multi; chmod 755 /usr/sbin/xtables-nft-multi",
-        "mv -f /usr/sbin/xtables-nft-multi.hidden /usr/sbin/xtables-nft-multi; pkill -x sleep || true",
-        || gap_names(g, "iptables-nft-save"),
-    )
+    without_readers(g, Some("#!/bin/sh\\nexec sleep 1000\\n"))
 }
 
 fn no_dbus(g: &Ground<'_>) -> Verdict {
@@ -224,7 +237,7 @@ fn no_dbus(g: &Ground<'_>) -> Verdict {
 fn unknown_key(g: &Ground<'_>) -> Verdict {
     let out = g
         .node()?
-        .sh("cp /etc/lifeline/agent.toml /tmp/bad.toml; printf '\\n[policy]\\nmoode = \"guard\"\\n' >> /tmp/bad.toml; lifeline-agent --config /tmp/bad.toml check-config")
+        .sh("sed 's/^.policy.$/[policy]\\nmoode = \"guard\"/' /etc/lifeline/agent.toml > /tmp/bad.toml; lifeline-agent --config /tmp/bad.toml check-config")
         .map_err(told)?;
     let said = format!("{}{}", out.stdout, out.stderr);
     let line = g.sh("grep -n moode /tmp/bad.toml | cut -d: -f1")?;
