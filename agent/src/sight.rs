@@ -4,6 +4,7 @@
 //! No reader ever waits for a recovery.
 
 use crate::clock::Clock;
+use crate::lines;
 use crate::runs::Node;
 use crate::store::Store;
 use lifeline_core::baseline::Baseline;
@@ -128,21 +129,19 @@ impl<N: Node> Sight<N> {
     /// Keeps a baseline; the disk is given its time on another thread.
     pub async fn keep(&self, baseline: Baseline) -> Arc<Baseline> {
         let (store, fallback) = (self.store.clone(), baseline.clone());
-        let kept = tokio::task::spawn_blocking(move || store.keep(baseline)).await;
-        match kept {
-            Ok(Ok(kept)) => {
+        let keeping = tokio::task::spawn_blocking(move || store.keep(baseline));
+        // A disk that hangs must not stop the looking.
+        let why = match tokio::time::timeout(lines::DEADLINE, keeping).await {
+            Ok(Ok(Ok(kept))) => {
                 tracing::info!("baseline {} kept", kept.generation);
-                kept
+                return kept;
             }
-            Ok(Err(why)) => {
-                tracing::warn!("the baseline will not outlive this process: {}", chain(&why));
-                self.store.baseline().unwrap_or_else(|| Arc::new(fallback))
-            }
-            Err(why) => {
-                tracing::warn!("keep the baseline: {why}");
-                Arc::new(fallback)
-            }
-        }
+            Ok(Ok(Err(why))) => chain(&why),
+            Ok(Err(why)) => why.to_string(),
+            Err(_) => "the disk does not answer".to_string(),
+        };
+        tracing::warn!("the baseline will not outlive this process: {why}");
+        self.store.baseline().unwrap_or_else(|| Arc::new(fallback))
     }
 }
 

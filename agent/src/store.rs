@@ -68,6 +68,11 @@ impl Store {
         (store, made)
     }
 
+    /// A state directory that could not be read: nothing is known, and keeping anything will fail by itself.
+    pub fn unread(dir: &Path) -> Self {
+        Self { dir: dir.into(), baseline: ArcSwapOption::empty() }
+    }
+
     /// Where journals lie.
     pub fn journal(&self) -> PathBuf {
         self.dir.join("journal")

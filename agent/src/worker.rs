@@ -1,6 +1,7 @@
 //! The real node: looks, hands and guard behind the one trait that recoveries are written against.
 
 use crate::act::{Hands, Paths};
+use crate::children::Call;
 use crate::guard::{Guard, Note, Order};
 use crate::look::Look;
 use crate::netlink::{Kernel, TcpSocket};
@@ -12,7 +13,7 @@ use lifeline_core::engine::Failure;
 use lifeline_core::guard::Stand;
 use lifeline_core::observation::Observation;
 use lifeline_core::op::{NodeOp, Seen};
-use lifeline_core::policy::Mode;
+use lifeline_core::policy::{Mode, Policy};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
@@ -29,6 +30,7 @@ pub struct Worker {
     kernel: Kernel,
     paths: Paths,
     mode: Mode,
+    unit: String,
     told: Arc<Mutex<Told>>,
 }
 
@@ -49,12 +51,13 @@ impl Worker {
         guard: Guard,
         kernel: Kernel,
         paths: Paths,
-        mode: Mode,
+        policy: &Policy,
         base: Option<Arc<Baseline>>,
     ) -> Self {
         let told = Arc::new(Mutex::new(Told { base, ..Told::default() }));
         tokio::spawn(bury(guard.notes(), kernel.clone(), Arc::clone(&told)));
-        Self { look, guard, kernel, paths, mode, told }
+        let (mode, unit) = (policy.mode, policy.unit.clone());
+        Self { look, guard, kernel, paths, mode, unit, told }
     }
 
     fn hands(&self, run: &str) -> Hands {
@@ -129,6 +132,17 @@ impl Node for Worker {
 
     async fn act(&self, run: &str, op: &NodeOp, before: &Seen) -> Result<(), Failure> {
         self.hands(run).act(op, before).await
+    }
+
+    async fn testify(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let tail = Call::new("journalctl")
+            .args(["-u", self.unit.as_str(), "-n", "500", "--no-pager", "-o", "short-iso-precise"])
+            .limit(Duration::from_secs(3));
+        let said = match tail.run().await.and_then(crate::children::Ran::checked) {
+            Ok(ran) => ran.stdout,
+            Err(why) => format!("could not be read: {}\n", chain(&why)).into_bytes(),
+        };
+        vec![("unit.log", said)]
     }
 
     async fn hold(&self, recovering: bool) {

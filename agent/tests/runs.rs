@@ -48,7 +48,7 @@ fn a_captured_node_is_healed_and_the_story_on_the_disk_is_the_one_that_was_told(
     let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
     let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     life(async {
-        let runs = start(&stage, dir.path(), &clock);
+        let runs = start(&stage, dir.path(), &clock).await;
         let (incident, repeated) =
             runs.heal(&operator(), heal("req-1", stage.consent())).await.unwrap();
         assert_eq!((incident.as_str(), repeated), ("calypso-1", false));
@@ -77,7 +77,7 @@ fn the_same_request_is_the_same_incident_also_after_a_restart() {
     let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     let consent = stage.consent();
     life(async {
-        let runs = start(&stage, dir.path(), &clock);
+        let runs = start(&stage, dir.path(), &clock).await;
         let gate = Arc::new(Notify::new());
         *stage.gate.lock().unwrap() = Some(gate.clone());
         let first = runs.heal(&operator(), heal("req-1", consent.clone())).await.unwrap();
@@ -98,7 +98,7 @@ fn the_same_request_is_the_same_incident_also_after_a_restart() {
         assert_eq!(ended(&runs, &first.0).await.0, "recovered");
     });
     life(async {
-        let runs = start(&stage, dir.path(), &clock);
+        let runs = start(&stage, dir.path(), &clock).await;
         let again = runs.heal(&operator(), heal("req-1", consent.clone())).await.unwrap();
         assert_eq!(again, ("calypso-1".to_string(), true));
         let next = runs.heal(&operator(), heal("req-2", consent.clone())).await.unwrap();
@@ -116,7 +116,7 @@ fn what_the_consent_does_not_cover_is_asked_and_nothing_is_touched() {
     let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     let before = stage.node.lock().unwrap().clone();
     life(async {
-        let runs = start(&stage, dir.path(), &clock);
+        let runs = start(&stage, dir.path(), &clock).await;
         let mut partial = stage.consent();
         partial.kinds.retain(|k| k != "stopped");
         for (n, consent) in [Consent::default(), partial].into_iter().enumerate() {
@@ -136,7 +136,7 @@ fn a_request_that_makes_no_sense_is_refused_before_anything_is_written() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
     let stage = Arc::new(Stage::of("healthy", &clock));
     life(async {
-        let runs = start(&stage, dir.path(), &clock);
+        let runs = start(&stage, dir.path(), &clock).await;
         let deep = Consent { rung: 7, ..Consent::default() };
         for request in [
             heal("", Consent::default()),
@@ -158,7 +158,7 @@ fn a_request_that_makes_no_sense_is_refused_before_anything_is_written() {
 fn killed(stage: &Arc<Stage>, dir: &Path, clock: &Clock, cut: Cut) -> bool {
     *stage.cut.lock().unwrap() = Some(cut);
     life(async {
-        let runs = start(stage, dir, clock);
+        let runs = start(stage, dir, clock).await;
         let (incident, _) = runs.heal(&operator(), heal("req", stage.consent())).await.unwrap();
         tokio::select! {
             () = stage.died.notified() => true,
@@ -183,7 +183,7 @@ fn killed_at_every_call_of_the_hands_it_ends_recovered() {
             (reached, cuts) = (true, cuts + 1);
             let next = Arc::new(stage.next_process(&clock));
             life(async {
-                let runs = start(&next, dir.path(), &clock);
+                let runs = start(&next, dir.path(), &clock).await;
                 runs.resume().await;
                 let other = runs.heal(&operator(), heal("other", Consent::default())).await;
                 assert!(
@@ -215,7 +215,7 @@ fn after_a_reboot_the_run_is_void_and_nothing_of_the_kernels_is_touched() {
     let next = Arc::new(stage.next_process(&later));
     let before = next.node.lock().unwrap().seen.rules.clone();
     life(async {
-        let runs = start(&next, dir.path(), &later);
+        let runs = start(&next, dir.path(), &later).await;
         runs.resume().await;
         let (ending, text) = ended(&runs, "calypso-1").await;
         assert_eq!(ending, "void", "{text}");
@@ -231,7 +231,7 @@ fn cancelled_in_the_middle_it_ends_its_step_and_undoes_what_it_can() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
     let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     life(async {
-        let runs = start(&stage, dir.path(), &clock);
+        let runs = start(&stage, dir.path(), &clock).await;
         let gate = Arc::new(Notify::new());
         *stage.gate.lock().unwrap() = Some(gate.clone());
         let (incident, _) = runs.heal(&operator(), heal("req", stage.consent())).await.unwrap();
@@ -260,7 +260,7 @@ fn told_to_stop_it_ends_its_step_and_the_next_process_goes_on() {
     let gate = Arc::new(Notify::new());
     *stage.gate.lock().unwrap() = Some(gate.clone());
     life(async {
-        let runs = start(&stage, dir.path(), &clock);
+        let runs = start(&stage, dir.path(), &clock).await;
         runs.heal(&operator(), heal("req", stage.consent())).await.unwrap();
         while *stage.calls.lock().unwrap() < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -279,7 +279,7 @@ fn told_to_stop_it_ends_its_step_and_the_next_process_goes_on() {
     assert_eq!(*stage.held.lock().unwrap(), [true], "the guard stays meanwhile");
     let next = Arc::new(stage.next_process(&clock));
     life(async {
-        let runs = start(&next, dir.path(), &clock);
+        let runs = start(&next, dir.path(), &clock).await;
         runs.resume().await;
         assert_eq!(ended(&runs, "calypso-1").await.0, "recovered");
     });
@@ -312,7 +312,7 @@ fn a_damaged_or_newer_journal_of_an_open_run_is_stuck_and_left_as_it_is() {
         let next = Arc::new(stage.next_process(&clock));
         let before = next.node.lock().unwrap().clone();
         life(async {
-            let runs = start(&next, dir.path(), &clock);
+            let runs = start(&next, dir.path(), &clock).await;
             runs.resume().await;
             let (ending, text) = ended(&runs, "calypso-1").await;
             assert_eq!(ending, "stuck", "{text}");
@@ -331,7 +331,7 @@ fn a_damaged_incident_file_is_listed_as_stuck_and_its_number_is_not_used_again()
     hurt(&dir.path().join("journal/calypso-1.incident"), |t| t.replacen("opened", "opaned", 1));
     let next = Arc::new(stage.next_process(&clock));
     life(async {
-        let runs = start(&next, dir.path(), &clock);
+        let runs = start(&next, dir.path(), &clock).await;
         runs.resume().await;
         let history = runs.history(5);
         assert_eq!(history[0].ending.as_deref(), Some("stuck"));
@@ -362,7 +362,7 @@ fn a_finished_run_is_undone_but_for_what_somebody_changed_since() {
     let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     let before = stage.node.lock().unwrap().seen.clone();
     life(async {
-        let runs = start(&stage, dir.path(), &clock);
+        let runs = start(&stage, dir.path(), &clock).await;
         let done = healed(&runs, &stage).await;
         let clean = done.iter().find(|r| r.ends_with("clean")).unwrap();
         // Somebody sets the sysctl to a third value: theirs.

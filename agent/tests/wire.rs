@@ -108,7 +108,7 @@ async fn agent(ca: &Authority) -> (Agent, Tls) {
     let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     let tls = write_server(dir.path(), ca);
     let trust = Arc::new(ArcSwapOption::from_pointee(Trust::load(&tls, "lab").unwrap()));
-    let runs = stage::start(&stage, dir.path(), &clock);
+    let runs = stage::start(&stage, dir.path(), &clock).await;
     let (store, _) = Store::open(dir.path());
     let (store, policy) = (Arc::new(store), Arc::new(Policy::default()));
     let sight = Arc::new(Sight::new(stage.clone(), store.clone(), policy.clone(), clock.clone()));

@@ -7,6 +7,7 @@ use lifeline_agent::act::netfilter::Locks;
 use lifeline_agent::clock::Clock;
 use lifeline_agent::config::{Config, PORT};
 use lifeline_agent::guard::{Guard, Order};
+use lifeline_agent::lines::DEADLINE;
 use lifeline_agent::look::{Look, Places};
 use lifeline_agent::netlink::Kernel;
 use lifeline_agent::runs::{Parts, Runs};
@@ -65,7 +66,11 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     speak();
     // Journals and evidence hold what only root may read.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    one_thread()?.block_on(serve(path, config))
+    let runtime = one_thread()?;
+    let ended = runtime.block_on(serve(path, config));
+    // A thread that waits for a dead disk is not waited for.
+    runtime.shutdown_timeout(GOODBYE);
+    ended
 }
 
 /// To the journal with its fields under systemd, to stderr elsewhere; never both, or every line is there twice.
@@ -87,18 +92,39 @@ fn tell(state: &[NotifyState<'_>]) {
     }
 }
 
+/// What the agent remembers.
+struct Opened {
+    store: Store,
+    /// Held as long as the process lives.
+    _alone: Option<File>,
+    trouble: Option<String>,
+}
+
+/// Opens the state directory. A disk that says no, or nothing at all, must not keep the guard from standing.
+async fn open_state(config: &Config) -> anyhow::Result<Opened> {
+    let ours = config.clone();
+    let opening = tokio::task::spawn_blocking(move || {
+        let (store, trouble) = Store::open(&ours.state);
+        let trouble = trouble.map(|why| chain(&why));
+        hold_state(&ours).map(|_alone| Opened { store, _alone, trouble })
+    });
+    match tokio::time::timeout(DEADLINE, opening).await {
+        Ok(opened) => opened.context("open the state directory")?,
+        Err(_) => {
+            let trouble = Some(format!("{}: the disk does not answer", config.state.display()));
+            Ok(Opened { store: Store::unread(&config.state), _alone: None, trouble })
+        }
+    }
+}
+
 async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let clock = Clock::read().context("read the boot id")?;
-    let (store, trouble) = Store::open(&config.state);
+    let Opened { store, _alone, trouble } = open_state(&config).await?;
     let trouble = trouble.map(|why| {
-        let text = format!(
-            "it can guard and not repair, because nothing can be journalled: {}",
-            chain(&why)
-        );
+        let text = format!("it can guard and not repair, because nothing can be journalled: {why}");
         tracing::error!("{text}");
         text
     });
-    let _alone = hold_state(&config)?;
     let store = Arc::new(store);
     let policy = Arc::new(config.policy.clone());
     let kernel = Kernel::open().context("open the kernel's routing")?;
@@ -120,14 +146,14 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         locks: Locks { own: config.run.join("xtables.lock"), ..Paths::default().locks },
         ..Paths::default()
     };
-    let node = Arc::new(Worker::new(look, guard, kernel, paths, policy.mode, store.baseline()));
+    let node = Arc::new(Worker::new(look, guard, kernel, paths, &policy, store.baseline()));
     let sight = Arc::new(Sight::new(node.clone(), store.clone(), policy.clone(), clock.clone()));
     let first = sight.look().await;
     let name = config
         .node
         .clone()
         .or_else(|| Some(first.seen.cluster.node.clone()).filter(|n| !n.is_empty()));
-    let name = name.unwrap_or_else(host_name);
+    let name = plain(&name.unwrap_or_else(host_name));
     let parts = Parts {
         node: node.clone(),
         sight: sight.clone(),
@@ -136,7 +162,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         clock: clock.clone(),
         name: name.clone(),
     };
-    let runs = Runs::open(parts);
+    let runs = Runs::open(parts).await;
     runs.resume().await;
 
     let trust = Arc::new(ArcSwapOption::empty());
@@ -293,6 +319,12 @@ async fn goodbye(doors: Vec<JoinHandle<()>>) {
             abort.abort();
         }
     }
+}
+
+/// A name that is part of file names.
+fn plain(name: &str) -> String {
+    let fit = |c: char| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' };
+    name.trim_start_matches('.').chars().map(fit).take(63).collect()
 }
 
 fn host_name() -> String {

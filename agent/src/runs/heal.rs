@@ -300,11 +300,12 @@ impl<N: Node> Inner<N> {
     /// What was seen, kept before the first change; a disk that takes no evidence takes no journal either, so this is no
     /// reason to stop.
     async fn bundle(&self, told: &mut Told, glance: &Glance) -> Result<(), Halt> {
-        let files = vec![
+        let mut files = vec![
             ("observation.json", serde_json::to_vec_pretty(&*glance.seen).unwrap_or_default()),
             ("baseline.json", serde_json::to_vec_pretty(&*glance.base).unwrap_or_default()),
             ("diagnosis.json", serde_json::to_vec_pretty(&*glance.diagnosis).unwrap_or_default()),
         ];
+        files.extend(self.node.testify().await);
         let (store, incident) = (self.store.clone(), told.story.incident.clone());
         let kept = tokio::task::spawn_blocking(move || store.bundle(&incident, &files));
         match tokio::time::timeout(crate::lines::DEADLINE, kept).await {

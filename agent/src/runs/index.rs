@@ -47,7 +47,7 @@ pub fn kind(asked: &Asked) -> String {
 
 impl Index {
     /// Reads the directory. What cannot be read is listed as stuck, not left out.
-    pub fn read(dir: &Path, node: &str) -> Self {
+    pub fn read(dir: &Path) -> Self {
         let mut index = Self::default();
         let entries = match std::fs::read_dir(dir) {
             Ok(entries) => entries,
@@ -63,7 +63,7 @@ impl Index {
             index.all.insert(number, summary(dir, id));
         }
         index.prune(dir);
-        tracing::debug!("{} incidents of {node} are known", index.all.len());
+        tracing::debug!("{} incidents are known", index.all.len());
         index
     }
 

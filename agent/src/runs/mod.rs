@@ -12,6 +12,7 @@ pub mod undo;
 
 use crate::clock::Clock;
 use crate::journal;
+use crate::lines;
 use crate::roles::Operator;
 use crate::sight::Sight;
 use crate::store::Store;
@@ -79,6 +80,9 @@ pub enum Refused {
     /// Going down.
     #[error("the agent is being stopped: ask again in a moment")]
     Leaving,
+    /// The disk.
+    #[error("read the incident: the disk does not answer")]
+    Silent,
     /// A task died; this is a fault in the agent.
     #[error("the recovery's task ended by itself")]
     Lost,
@@ -153,9 +157,18 @@ pub struct Parts<N> {
 
 impl<N: Node> Runs<N> {
     /// Reads what there has been. [`Self::resume`] comes next.
-    pub fn open(parts: Parts<N>) -> Self {
+    pub async fn open(parts: Parts<N>) -> Self {
         let dir = parts.store.journal();
-        let index = Index::read(&dir, &parts.name);
+        let folder = dir.clone();
+        let reading = tokio::task::spawn_blocking(move || Index::read(&folder));
+        let index = match tokio::time::timeout(lines::DEADLINE, reading).await {
+            Ok(Ok(index)) => index,
+            // What was there is not known; nothing is overwritten, because every name is made only once.
+            Ok(Err(_)) | Err(_) => {
+                tracing::error!("list {}: the disk does not answer", dir.display());
+                Index::default()
+            }
+        };
         let inner = Inner {
             node: parts.node,
             sight: parts.sight,
@@ -238,8 +251,11 @@ impl<N: Node> Runs<N> {
             found.ok_or_else(|| Refused::NoIncident { incident: printable(incident) })?.id
         };
         let dir = self.inner.dir.clone();
-        let read = tokio::task::spawn_blocking(move || Story::read(&dir, &wanted)).await;
-        Ok(Arc::new(read.map_err(|_| Refused::Lost)??))
+        let reading = tokio::task::spawn_blocking(move || Story::read(&dir, &wanted));
+        match tokio::time::timeout(lines::DEADLINE, reading).await {
+            Ok(read) => Ok(Arc::new(read.map_err(|_| Refused::Lost)??)),
+            Err(_) => Err(Refused::Silent),
+        }
     }
 
     /// Stops beginning steps; what is under way ends its present step and is gone on with after the next start.

@@ -23,7 +23,7 @@ impl From<Refused> for Status {
                 BookError::Damaged { .. } | BookError::Form { .. } => Self::data_loss(text),
                 BookError::Read { .. } => Self::unavailable(text),
             },
-            Refused::Leaving => Self::unavailable(text),
+            Refused::Leaving | Refused::Silent => Self::unavailable(text),
             Refused::Lost => Self::internal(text),
         }
     }

@@ -127,7 +127,12 @@ impl<N: Node> Lifeline for Service<N> {
             reply.guarded = d.guarded;
             reply.age_ms = u64::try_from(glance.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         }
-        if let Some(trouble) = &self.about.trouble {
+        let deaf = self
+            .trust
+            .load()
+            .is_none()
+            .then_some("only the local socket is served, for want of certificates");
+        for trouble in self.about.trouble.as_deref().into_iter().chain(deaf) {
             reply.summary = format!("{}; the agent itself: {trouble}", reply.summary);
         }
         answer(reply)

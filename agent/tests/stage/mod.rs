@@ -179,7 +179,7 @@ impl Node for Stage {
 }
 
 /// The agent's recoveries over a stage and a state directory, as after a start.
-pub fn start(stage: &Arc<Stage>, dir: &Path, clock: &Clock) -> Runs<Stage> {
+pub async fn start(stage: &Arc<Stage>, dir: &Path, clock: &Clock) -> Runs<Stage> {
     let (store, trouble) = Store::open(dir);
     assert!(trouble.is_none(), "{trouble:?}");
     if store.baseline().is_none() {
@@ -195,6 +195,7 @@ pub fn start(stage: &Arc<Stage>, dir: &Path, clock: &Clock) -> Runs<Stage> {
         clock: clock.clone(),
         name: "calypso".to_string(),
     })
+    .await
 }
 
 /// A request to heal.
