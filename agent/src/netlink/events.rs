@@ -8,6 +8,7 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::sys::{
     AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE,
 };
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::sync::Notify;
@@ -108,17 +109,48 @@ impl Kernel {
     /// # Errors
     /// When there is no socket to be had.
     pub fn events(&self) -> Result<Events, NetlinkError> {
-        let open = |source| NetlinkError::Open { source };
-        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(open)?;
-        widen(&socket, 1 << 21);
-        socket.socket_mut().bind(&SocketAddr::new(0, 0)).map_err(open)?;
-        for group in GROUPS {
-            socket.socket_mut().add_membership(group as u32).map_err(open)?;
-        }
+        let socket = subscribe(&[])?;
         let shared = Arc::new(Shared::default());
         let task = tokio::spawn(listen(socket, Arc::clone(&shared)));
         Ok(Events { shared, task })
     }
+}
+
+/// Tells whether anything has changed since it was asked last.
+pub(super) struct Watch(TokioSocket);
+
+impl Watch {
+    /// Watches what is dumped: the above, and forwarding entries.
+    pub(super) fn open() -> Result<Self, NetlinkError> {
+        let socket = subscribe(&[MulticastGroup::Neigh])?;
+        Ok(Self(socket))
+    }
+
+    /// True when nothing has. The kernel delivers an event within the change itself, so there is nothing to wait for.
+    pub(super) fn is_calm(&self) -> bool {
+        let mut calm = true;
+        let mut datagram = Vec::with_capacity(4 << 10);
+        loop {
+            datagram.clear();
+            match self.0.socket_ref().recv(&mut datagram, 0) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return calm,
+                // ENOBUFS among them: events were lost, so there were some.
+                Err(e) if e.raw_os_error() != Some(ENOBUFS) => return false,
+                _ => calm = false,
+            }
+        }
+    }
+}
+
+fn subscribe(more: &[MulticastGroup]) -> Result<TokioSocket, NetlinkError> {
+    let open = |source| NetlinkError::Open { source };
+    let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(open)?;
+    widen(&socket, 1 << 21);
+    socket.socket_mut().bind(&SocketAddr::new(0, 0)).map_err(open)?;
+    for group in GROUPS.iter().chain(more) {
+        socket.socket_mut().add_membership(*group as u32).map_err(open)?;
+    }
+    Ok(socket)
 }
 
 async fn listen(socket: TokioSocket, shared: Arc<Shared>) {

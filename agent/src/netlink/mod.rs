@@ -12,6 +12,7 @@ mod rules;
 mod sockets;
 mod wire;
 
+use events::Watch;
 pub use events::{Events, Hint};
 pub use links::LinkNames;
 pub use nftables::{nft_generation, nft_tables};
@@ -30,9 +31,10 @@ use tokio::time::timeout;
 
 /// How long one call may take; a dump of 100 000 routes takes about 0.2 s.
 const LIMIT: Duration = Duration::from_secs(2);
-/// A dump this small fits into the first datagram the kernel fills, in one go; larger ones are not of one moment.
-const ONE_DATAGRAM: usize = 3_500;
-/// How often a larger dump is done again until two agree.
+/// A dump this small comes in one datagram, which the kernel fills in one go; larger ones are not of one moment. (It fills up
+/// to 32 KiB for a reader who has shown a buffer of that size before: see [`wire::converse`].)
+const ONE_DATAGRAM: usize = 30_000;
+/// How often a larger dump that was disturbed is done again.
 const ROUNDS: usize = 4;
 const EBUSY: i32 = 16;
 const EEXIST: i32 = 17;
@@ -148,9 +150,10 @@ impl Kernel {
         Ok(Self { handle })
     }
 
-    /// Dumps until two dumps agree, because one that takes several datagrams misses entries while others come and go, and
-    /// no flag says so (field guide K4). When they never agree, what either of the last two saw counts as there: under
-    /// churn absence cannot be known, and a flapping entry is better seen than not.
+    /// Dumps, and again while something changes meanwhile, because a dump of several datagrams passes entries over while others
+    /// come and go, and no flag says so (field guide K4). That something changed is told by the kernel's own events. When it
+    /// never rests, what any of the dumps saw counts as there: under churn absence cannot be known, and a flapping entry is
+    /// better seen than not.
     ///
     /// Only one list is ever held, and what differs from it.
     async fn settled<T: PartialEq>(
@@ -161,36 +164,39 @@ impl Kernel {
     ) -> Result<Vec<T>, NetlinkError> {
         let late = |_| NetlinkError::Late { what: what.to_owned() };
         let state = RandomState::new();
+        let watch = Watch::open()?;
         let mut list: Vec<(u64, Option<T>)> = Vec::new();
         let first = wire::dump(what, &ask, |raw| {
             list.push((raw.mark(&state), pick(raw.read()?)));
             Ok(())
         });
-        if timeout(LIMIT, first).await.map_err(late)?? > ONE_DATAGRAM {
-            for round in 1..=ROUNDS {
-                let (mut same, mut others) = (0, Vec::new());
-                let again = wire::dump(what, &ask, |raw| {
-                    let mark = raw.mark(&state);
-                    let known = list.get(same).filter(|_| others.is_empty());
-                    if known.is_some_and(|(m, _)| *m == mark) {
-                        same += 1;
-                        return Ok(());
-                    }
-                    let entry = pick(raw.read()?);
-                    if known.is_some_and(|(_, e)| *e == entry) {
-                        same += 1;
-                    } else {
-                        others.push((mark, entry));
-                    }
-                    Ok(())
-                });
-                timeout(LIMIT, again).await.map_err(late)??;
-                if others.is_empty() && same == list.len() {
-                    break;
+        let bytes = timeout(LIMIT, first).await.map_err(late)??;
+        let mut rounds = if bytes <= ONE_DATAGRAM || watch.is_calm() { 0 } else { ROUNDS };
+        while rounds > 0 {
+            rounds -= 1;
+            let (mut same, mut others) = (0, Vec::new());
+            let again = wire::dump(what, &ask, |raw| {
+                let mark = raw.mark(&state);
+                let known = list.get(same).filter(|_| others.is_empty());
+                if known.is_some_and(|(m, _)| *m == mark) {
+                    same += 1;
+                    return Ok(());
                 }
-                let earlier = list.split_off(same);
-                list.extend(if round == ROUNDS { union(earlier, others) } else { others });
+                let entry = pick(raw.read()?);
+                if known.is_some_and(|(_, e)| *e == entry) {
+                    same += 1;
+                } else {
+                    others.push((mark, entry));
+                }
+                Ok(())
+            });
+            timeout(LIMIT, again).await.map_err(late)??;
+            let earlier = list.split_off(same);
+            if watch.is_calm() {
+                list.append(&mut others);
+                break;
             }
+            list.extend(union(earlier, others));
         }
         Ok(list.into_iter().filter_map(|(_, entry)| entry).collect())
     }

@@ -15,6 +15,9 @@ use std::io;
 use std::num::NonZeroI32;
 
 pub(super) const HEADER: usize = 16;
+const NLMSG_NOOP: u16 = 1;
+/// `NLM_F_REQUEST | NLM_F_ACK`.
+const ACK: u16 = 0x5;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// No attribute has this number; the two highest bits are flags.
@@ -34,13 +37,12 @@ pub(super) async fn converse(
     // A socket of its own: on a shared one a second dump is EBUSY, and an abandoned one leaves its answers behind.
     let socket = TokioSocket::new(protocol).map_err(|source| NetlinkError::Open { source })?;
     widen(&socket, 1 << 20);
-    let mut message = u32::try_from(HEADER + body.len()).unwrap_or(0).to_ne_bytes().to_vec();
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&flags.to_ne_bytes());
-    message.extend_from_slice(&[0; 8]);
-    message.extend_from_slice(body);
-    socket.send_to(&message, &SocketAddr::new(0, 0)).await.map_err(refuse)?;
     let mut datagram = Vec::with_capacity(64 << 10);
+    // The kernel fills datagrams as large as the largest buffer it has been shown, up to 32 KiB: show it one first.
+    socket.send_to(&request(NLMSG_NOOP, ACK, &[]), &SocketAddr::new(0, 0)).await.map_err(refuse)?;
+    socket.recv(&mut datagram).await.map_err(refuse)?;
+    let message = request(kind, flags, body);
+    socket.send_to(&message, &SocketAddr::new(0, 0)).await.map_err(refuse)?;
     loop {
         datagram.clear();
         socket.recv(&mut datagram).await.map_err(refuse)?;
@@ -58,6 +60,15 @@ pub(super) async fn converse(
             rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
         }
     }
+}
+
+fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+    let mut message = u32::try_from(HEADER + body.len()).unwrap_or(0).to_ne_bytes().to_vec();
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
+    message.extend_from_slice(&[0; 8]);
+    message.extend_from_slice(body);
+    message
 }
 
 /// One message of a dump, not read yet.
