@@ -247,7 +247,14 @@ fn a_captured_node_is_seen_with_and_without_the_guard() {
         ip("rule add pref 5100 to 203.0.113.10 fwmark 0/0x1000 lookup main protocol 213");
         ip("route add default via 192.168.2.1 dev eth0 table 21300");
         ip("rule add pref 5099 fwmark 0x40/0x40 lookup 21300 protocol 213");
+        let start = Instant::now();
         let seen = look.full().await;
+        let took = start.elapsed();
+        // A path that answers shows that the line is quick: the dead one is not waited for long.
+        assert!(
+            took > Duration::from_millis(900) && took < Duration::from_millis(1_800),
+            "{took:?}"
+        );
         assert_eq!(leaves(&seen, API, Through::Plain), "eth0 254");
         assert_eq!(leaves(&seen, API, Through::SeeThrough), "tailscale0 52");
         assert_eq!(leaves(&seen, API, Through::Lifeline), "eth0 21300");
@@ -283,6 +290,27 @@ fn whoever_answers_in_the_api_servers_place_is_told_apart() {
         };
         std::thread::spawn(test).join().unwrap();
     }
+}
+
+#[test]
+fn a_lost_syn_and_a_lost_echo_are_tried_again_before_the_kernel_would() {
+    alone(async || {
+        node();
+        for args in [
+            "-A INPUT -p tcp -m statistic --mode nth --every 3 --packet 0 -j DROP",
+            "-A INPUT -p icmp -m statistic --mode nth --every 2 --packet 0 -j DROP",
+        ] {
+            let (ok, text) = output("iptables-nft", args);
+            assert!(ok, "{text}");
+        }
+        let (seen, took) = full(6443).await;
+        assert_eq!(reach(&seen, "api", Through::Plain).unwrap().reach, Reach::Tls);
+        assert_eq!(reach(&seen, "gateway", Through::Plain).unwrap().reach, Reach::Echo);
+        assert!(
+            took > Duration::from_millis(250) && took < Duration::from_millis(1_000),
+            "{took:?}"
+        );
+    });
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! A TLS connection to an API server, marked before it is dialled, and whether it is the cluster's own that answers.
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use lifeline_core::observation::Reach;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,13 +14,23 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, interval, sleep_until};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 const EINPROGRESS: i32 = 115;
+/// Between attempts.
+const AGAIN: Duration = Duration::from_millis(300);
+/// Attempts at a time.
+const MOST: usize = 6;
+/// Time enough for what answers quickly elsewhere, with three more attempts.
+const AMPLE: Duration = Duration::from_secs(1);
 
 /// Trusts the cluster's CA alone. With a client certificate when one is given.
 ///
@@ -70,33 +82,105 @@ pub(super) struct Call {
     pub(super) stream: Option<TlsStream<TcpStream>>,
 }
 
-/// Dials and shakes hands, within a limit.
+/// How long a call may take: less once the same destination has answered along another path, for then the line is not slow,
+/// and a heal must not wait for what is dead. On a bad line all take long, and all are waited for.
+#[derive(Clone, Debug)]
+pub(super) struct Patience {
+    start: Instant,
+    limit: Duration,
+    answered: watch::Receiver<Option<Duration>>,
+}
+
+impl Patience {
+    /// Whoever gets an answer says so to the sender.
+    pub(super) fn new(limit: Duration) -> (Self, watch::Sender<Option<Duration>>) {
+        let (answer, answered) = watch::channel(None);
+        (Self { start: Instant::now(), limit, answered }, answer)
+    }
+
+    /// How long it took until now.
+    pub(super) fn taken(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Returns when it is used up.
+    pub(super) async fn over(&self) {
+        let mut answered = self.answered.clone();
+        loop {
+            let limit = match *answered.borrow_and_update() {
+                Some(took) => self.limit.min((took * 10).max(AMPLE)),
+                None => self.limit,
+            };
+            let end = self.start + limit;
+            tokio::select! {
+                () = sleep_until(end) => return,
+                changed = answered.changed() => if changed.is_err() {
+                    // Nobody is left who could still answer.
+                    return sleep_until(end).await;
+                },
+            }
+        }
+    }
+}
+
+/// What the attempts of a call have come to so far.
+#[derive(Debug, Default)]
+struct Progress {
+    tcp: AtomicBool,
+    src: OnceLock<IpAddr>,
+}
+
+/// Dials and shakes hands until one attempt succeeds. A new one is begun while earlier ones hang: the kernel sends a lost SYN
+/// again only after a second.
 pub(super) async fn call(
     dst: SocketAddr,
     mark: u32,
-    config: Arc<ClientConfig>,
-    limit: Duration,
+    config: &Arc<ClientConfig>,
+    patience: &Patience,
 ) -> Call {
-    let deadline = tokio::time::Instant::now() + limit;
-    let (socket, src) = match dial(dst, mark) {
-        Ok(dialled) => dialled,
-        Err(e) => return Call { reach: unsent(&e), src: None, stream: None },
+    let progress = Progress::default();
+    let mut attempts = FuturesUnordered::new();
+    let mut again = interval(AGAIN);
+    let mut over = pin!(patience.over());
+    let (reach, stream) = loop {
+        tokio::select! {
+            () = &mut over => {
+                let tcp = progress.tcp.load(Ordering::Relaxed);
+                break (if tcp { Reach::TcpOnly } else { Reach::Silent }, None);
+            }
+            Some(ended) = attempts.next() => match ended {
+                Ok(stream) => break (Reach::Tls, Some(stream)),
+                // A reset, or a router's "unreachable", says nothing about the next attempt.
+                Err(Reach::Silent | Reach::TcpOnly) => {}
+                Err(reach) => break (reach, None),
+            },
+            _ = again.tick(), if attempts.len() < MOST => {
+                attempts.push(attempt(dst, mark, Arc::clone(config), &progress));
+            }
+        }
     };
-    let end = |reach| Call { reach, src, stream: None };
-    match tokio::time::timeout_at(deadline, connected(&socket)).await {
-        Err(_) => return end(Reach::Silent),
-        Ok(Err(e)) if e.kind() == ErrorKind::ConnectionRefused => return end(Reach::Refused),
+    drop(attempts);
+    Call { reach, src: progress.src.get().copied(), stream }
+}
+
+async fn attempt(
+    dst: SocketAddr,
+    mark: u32,
+    config: Arc<ClientConfig>,
+    progress: &Progress,
+) -> Result<TlsStream<TcpStream>, Reach> {
+    let (socket, src) = dial(dst, mark).map_err(|e| unsent(&e))?;
+    if let Some(src) = src {
+        let _first = progress.src.set(src);
+    }
+    match connected(&socket).await {
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => return Err(Reach::Refused),
         // A router's "unreachable", or a neighbour that does not answer: nothing came back from there.
-        Ok(Err(_)) => return end(Reach::Silent),
-        Ok(Ok(())) => {}
+        Err(_) => return Err(Reach::Silent),
+        Ok(()) => progress.tcp.store(true, Ordering::Relaxed),
     }
     let name = ServerName::from(dst.ip());
-    let shaken = TlsConnector::from(config).connect(name, socket);
-    match tokio::time::timeout_at(deadline, shaken).await {
-        Err(_) => end(Reach::TcpOnly),
-        Ok(Ok(stream)) => Call { reach: Reach::Tls, src, stream: Some(stream) },
-        Ok(Err(e)) => end(broken(&e)),
-    }
+    TlsConnector::from(config).connect(name, socket).await.map_err(|e| broken(&e))
 }
 
 /// Begins to connect and tells the source address the kernel chose, which is known at once.

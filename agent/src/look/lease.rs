@@ -1,7 +1,8 @@
 //! The kubelet's own lease, read from the API server with the node's credentials over the lifeline path: proof that the kubelet
 //! gets through, whatever its health endpoint says.
 
-use super::{LIMIT, Places, Seen, handshake};
+use super::handshake::{self, Patience};
+use super::{LIMIT, Places, Seen};
 use lifeline_core::observation::{Cluster, Lease, Reach, Sense};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -39,7 +40,8 @@ pub(super) async fn read(places: &Places, cluster: &Cluster) -> Seen<Option<Leas
     let asks = cluster.api.iter().map(|api| {
         let config = config.clone();
         async move {
-            let call = handshake::call(*api, places.policy.lifeline, config, CALL_LIMIT).await;
+            let (patience, _) = Patience::new(CALL_LIMIT);
+            let call = handshake::call(*api, places.policy.lifeline, &config, &patience).await;
             match call.stream {
                 Some(stream) => ask(stream, *api, &cluster.node).await,
                 None if call.reach == Reach::Stranger => {

@@ -2,7 +2,7 @@
 //!
 //! TCP alone is no success: k3s's own load balancer accepts while nothing is behind it (K5), and so may anything on the way.
 
-use super::handshake::{self, unsent};
+use super::handshake::{self, Patience, unsent};
 use super::lookups::Target;
 use super::{Places, Seen, mark_of};
 use crate::netlink::{Kernel, LinkNames};
@@ -12,18 +12,19 @@ use lifeline_core::observation::{Fate, Gap, Probe, Reach, Sense, Through};
 use socket2::{Domain, Protocol, SockAddr, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-/// TCP and TLS together: two round trips, and one lost SYN, which the kernel sends again after a second.
+/// For TCP and TLS together, or for echoes.
 const LIMIT: Duration = Duration::from_millis(2_500);
-/// The see-through path is called only while a guard stands, and is then expected to be dead: a heal must not wait for it.
-const SEE_THROUGH_LIMIT: Duration = Duration::from_secs(1);
-/// So many echoes within a limit: the first may wait for ARP.
-const ECHOES: u16 = 2;
-/// A gateway is one hop away.
-const ECHO_LIMIT: Duration = Duration::from_millis(1_400);
+/// So many echoes: the first may wait for ARP, and any may be lost.
+const ECHOES: u16 = 5;
+/// Between echoes: a gateway is one hop away.
+const ECHO_LIMIT: Duration = Duration::from_millis(300);
+
+const EHOSTUNREACH: i32 = 113;
 
 /// Calls every API server and gateway. Along the see-through path only while a guard stands, for without one it is the plain
 /// path; along the lifeline only when it is laid, for without it a marked packet goes wherever the others go.
@@ -41,29 +42,38 @@ pub(super) async fn call(
     let mut gaps = Vec::new();
     let config = handshake::config(&places.k3s.join("agent/server-ca.crt"), None);
     let config = config.map_err(|why| gaps.push(Gap { what: Sense::Probes, why })).ok();
-    let calls = targets.iter().flat_map(|t| paths.iter().map(move |p| (t, *p)));
-    let calls = calls.filter(|(t, _)| match t.role {
+    let called = targets.iter().filter(|t| match t.role {
         Role::Api => config.is_some(),
         Role::Gateway => true,
         Role::Lan | Role::Node | Role::OwnPods | Role::RemotePods | Role::Services => false,
     });
-    let probes = calls.map(async |(target, through)| {
-        let mark = mark_of(through, &places.policy);
-        let dst = target.dst;
-        let api = SocketAddr::new(dst, target.port);
-        let limit = if through == Through::SeeThrough { SEE_THROUGH_LIMIT } else { LIMIT };
-        let (name, reach, src) = match &config {
-            Some(config) if target.role == Role::Api => {
-                let call = handshake::call(api, mark, config.clone(), limit).await;
-                (format!("api {api}"), call.reach, call.src)
-            }
-            _ => {
-                let (reach, src) = gateway(kernel, names, dst, mark, limit.min(ECHO_LIMIT)).await;
-                (format!("gateway {dst}"), reach, src)
-            }
-        };
-        Probe { name, dst, through, reach, src }
-    });
+    let mut probes = Vec::new();
+    for target in called {
+        let (patience, answer) = Patience::new(LIMIT);
+        let answer = Arc::new(answer);
+        for through in &paths {
+            let (answer, patience) = (Arc::clone(&answer), patience.clone());
+            let (config, mark) = (config.as_ref(), mark_of(*through, &places.policy));
+            probes.push(async move {
+                let dst = target.dst;
+                let api = SocketAddr::new(dst, target.port);
+                let (name, reach, src) = match config.filter(|_| target.role == Role::Api) {
+                    Some(config) => {
+                        let call = handshake::call(api, mark, config, &patience).await;
+                        (format!("api {api}"), call.reach, call.src)
+                    }
+                    None => {
+                        let (reach, src) = gateway(kernel, names, dst, mark, &patience).await;
+                        (format!("gateway {dst}"), reach, src)
+                    }
+                };
+                if matches!(reach, Reach::Tls | Reach::Echo) {
+                    answer.send_replace(Some(patience.taken()));
+                }
+                Probe { name, dst, through: *through, reach, src }
+            });
+        }
+    }
     let found = join_all(probes).await;
     Seen { found, gaps }
 }
@@ -75,7 +85,7 @@ async fn gateway(
     names: &LinkNames,
     dst: IpAddr,
     mark: u32,
-    limit: Duration,
+    patience: &Patience,
 ) -> (Reach, Option<IpAddr>) {
     let socket = match raw(dst, mark) {
         Ok(socket) => socket,
@@ -84,18 +94,25 @@ async fn gateway(
     let src = socket.local_addr().ok().map(|a| a.ip());
     // Raw sockets get every echo reply from there; the number tells ours from another look's.
     let id = socket_number(&socket);
-    for seq in 1..=ECHOES {
-        if let Err(e) = socket.send(&echo(dst, id, seq)).await {
-            // An error of an earlier packet (EHOSTUNREACH: no ARP answer) is reported on the next send.
-            let silent = seq > 1 && e.raw_os_error() == Some(113);
-            return (if silent { Reach::Silent } else { unsent(&e) }, src);
+    let echoes = async {
+        for seq in 1..=ECHOES {
+            if let Err(e) = socket.send(&echo(dst, id, seq)).await {
+                // An error of an earlier packet (EHOSTUNREACH: no ARP answer) is reported on the next send.
+                let silent = seq > 1 && e.raw_os_error() == Some(EHOSTUNREACH);
+                return if silent { Reach::Silent } else { unsent(&e) };
+            }
+            if timeout(ECHO_LIMIT, reply(&socket, dst, id)).await.is_ok_and(|r| r.is_ok()) {
+                return Reach::Echo;
+            }
         }
-        if timeout(limit / u32::from(ECHOES), reply(&socket, dst, id))
-            .await
-            .is_ok_and(|r| r.is_ok())
-        {
-            return (Reach::Echo, src);
-        }
+        Reach::Silent
+    };
+    let reach = tokio::select! {
+        reach = echoes => reach,
+        () = patience.over() => Reach::Silent,
+    };
+    if reach != Reach::Silent {
+        return (reach, src);
     }
     let arp = async {
         let fate = kernel.lookup(names, dst, mark, 0, 0, None).await.ok()?;
