@@ -238,7 +238,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             Lab::open()?;
             if remove {
                 real::culprit::remove()?;
-                progress.say("the culprit is gone");
+                progress.say("the culprit is deleted; on a node that is cut off it lives until its kubelet hears of that");
             } else {
                 real::culprit::apply(variant)?;
                 progress.say("the culprit is applied");

@@ -11,7 +11,7 @@ use crate::disk::Layer;
 use crate::error::{Doing, LabError, Result};
 use crate::pki::{Authority, Pair};
 use crate::topology::{Kind, Machine};
-use crate::{agent, names};
+use crate::{agent, names, run};
 
 /// One program, called by the name of the part it is to be.
 const KUBE: [&str; 7] = [
@@ -88,8 +88,13 @@ fn write_images(layer: &Layer, programs: &Programs, root: &Path) -> Result<()> {
     let box_ = (busybox.as_path(), "bin/busybox");
     let (tailscaled, tailscale) = (programs.path("tailscaled"), programs.path("tailscale"));
     let coredns = programs.path("coredns");
-    let with_tailscale =
-        [box_, (tailscaled.as_path(), "bin/tailscaled"), (tailscale.as_path(), "bin/tailscale")];
+    let legacy = legacy_iptables(root)?;
+    let mut with_tailscale = vec![
+        box_,
+        (tailscaled.as_path(), "bin/tailscaled"),
+        (tailscale.as_path(), "bin/tailscale"),
+    ];
+    with_tailscale.extend(legacy.iter().map(|(from, to)| (from.as_path(), to.as_str())));
     let with_coredns = [box_, (coredns.as_path(), "coredns")];
     let image = |name, files: &[(&Path, &str)], command: &[&str]| -> Result<()> {
         let to = layer.folder_of(&format!("{AGENT}/images/{name}.tar"))?;
@@ -100,6 +105,23 @@ fn write_images(layer: &Layer, programs: &Programs, root: &Path) -> Result<()> {
     image("tools", &[box_], &["/bin/sh"])?;
     image("tailscale", &with_tailscale, &["/bin/tailscaled"])?;
     image("coredns", &with_coredns, &["/coredns"])
+}
+
+/// Tailscale's own image brings iptables-legacy; ours takes the root's, with the libraries it is linked to.
+fn legacy_iptables(root: &Path) -> Result<Vec<(PathBuf, String)>> {
+    const PROGRAM: &str = "usr/sbin/xtables-legacy-multi";
+    let at = root.to_string_lossy().into_owned();
+    let program = format!("/{PROGRAM}");
+    let linked = run::host("chroot", &[&at, "ldd", &program])?.success()?.stdout;
+    let libraries = linked.split_whitespace().filter(|word| word.starts_with('/'));
+    let mut files: Vec<String> = libraries.map(|l| l.trim_start_matches('/').to_owned()).collect();
+    let found = ["-path", "*/xtables/*.so", "-printf", "usr/lib/%P\n"];
+    let extensions = run::host("find", &[&[&*format!("{at}/usr/lib")], &found[..]].concat())?;
+    files.extend(extensions.success()?.stdout.lines().map(str::to_owned));
+    let mut all: Vec<(PathBuf, String)> = files.into_iter().map(|f| (root.join(&f), f)).collect();
+    // It knows its part by its name.
+    all.extend(["iptables", "ip6tables"].map(|n| (root.join(PROGRAM), format!("sbin/{n}"))));
+    Ok(all)
 }
 
 fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
@@ -120,7 +142,7 @@ fn ssh_key() -> Result<String> {
         }
         let file = key.to_string_lossy();
         let args = ["-q", "-t", "ed25519", "-N", "", "-C", "operator of the lab", "-f", &file];
-        crate::run::host("ssh-keygen", &args)?.success()?;
+        run::host("ssh-keygen", &args)?.success()?;
     }
     fs::read_to_string(&public).doing(|| format!("read {}", public.display()))
 }
