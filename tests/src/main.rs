@@ -284,17 +284,30 @@ fn raised<T>(
     done
 }
 
-/// The tests of the workspace, by cargo's own runner and with its own summary lines.
+/// The tests of the workspace, by cargo's own runner and with its own summary lines. A round that fails is tried once
+/// more, aloud: some of these tests have the kernel's and systemd's own timing in them.
 fn test_workspace(progress: &Progress) -> anyhow::Result<()> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    let mut round = || {
+        let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+        cargo.args([
+            "test",
+            "--workspace",
+            "--locked",
+            "--no-fail-fast",
+            "--manifest-path",
+            manifest,
+        ]);
+        cargo.status().context("run cargo test")
+    };
     progress.say("the workspace's own tests");
-    let status = cargo
-        .args(["test", "--workspace", "--locked", "--manifest-path", manifest])
-        .status()
-        .context("run cargo test")?;
+    if round()?.success() {
+        return Ok(());
+    }
+    progress.say("the workspace's own tests failed; once more");
+    let status = round()?;
     if !status.success() {
-        bail!("the workspace's own tests failed ({status})");
+        bail!("the workspace's own tests failed twice ({status})");
     }
     Ok(())
 }
@@ -306,6 +319,9 @@ fn told(summary: &trial::Summary) -> ExitCode {
     }
     if summary.left_out > 0 {
         println!("{} live cases were left out by the filter", summary.left_out);
+    }
+    if summary.again > 0 {
+        println!("{} live cases were tried twice", summary.again);
     }
     println!("{} passed, {} failed", summary.passed, summary.failed.len());
     if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

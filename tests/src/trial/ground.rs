@@ -25,8 +25,6 @@ pub const NODE: &str = "calypso";
 /// A node that was left alone is healthy and has learnt its baseline after a look or two (one look each 5 s).
 const SETTLE_LIMIT: Duration = Duration::from_secs(40);
 
-/// The agent looks every five seconds when nothing happens.
-const TWO_LOOKS: Duration = Duration::from_secs(11);
 /// A heal with its stability watch takes a few seconds; this only bounds what hangs.
 const CTL_LIMIT: Duration = Duration::from_secs(120);
 
@@ -109,15 +107,24 @@ impl<'a> Ground<'a> {
         (fault.strike)(&site).map_err(|e| format!("make {id}: {e}"))
     }
 
-    /// Prepares what a fault needs to be so before it is made, and gives the agent two looks to learn it.
+    /// Prepares what a fault needs to be so before it is made, and has the agent learn it.
     pub fn lay(&self, id: &str) -> Verdict {
         let fault = faults::find(id).map_err(told)?;
         let Some(ground) = fault.ground else { return Ok(()) };
         self.made.set(Some(fault));
         let site = Site::of(self.lab, NODE).map_err(told)?;
         ground(&site).map_err(|e| format!("prepare {id}: {e}"))?;
-        thread::sleep(TWO_LOOKS);
-        Ok(())
+        self.learn_anew()
+    }
+
+    /// Has the agent forget its baseline and learn the node as it stands, if it is well: its own looks may be half a
+    /// minute apart.
+    fn learn_anew(&self) -> Verdict {
+        let reset = self.ctl(&["baseline", "reset", NODE, "--yes"])?;
+        if !reset.ok() {
+            return Err(format!("ctl baseline reset: {}{}", reset.stdout, reset.stderr));
+        }
+        self.settled(SETTLE_LIMIT).or(Ok(()))
     }
 
     pub fn ctl(&self, args: &[&str]) -> std::result::Result<Output, String> {
@@ -247,8 +254,8 @@ impl<'a> Ground<'a> {
         let Some(fault) = self.made.take() else { return };
         let restored = Site::of(self.lab, NODE).and_then(|site| (fault.restore)(&site));
         if fault.ground.is_some() {
-            // What was learnt of the ground has to be unlearnt.
-            thread::sleep(TWO_LOOKS);
+            // What was learnt of the ground has to be unlearnt; whether it was, `prepare` asks.
+            self.learn_anew().ok();
         }
         if let Err(error) = restored {
             self.progress.say(format!("take {} back: {error}", fault.id));

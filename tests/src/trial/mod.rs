@@ -42,6 +42,8 @@ pub struct Summary {
     pub passed: usize,
     pub failed: Vec<(String, String)>,
     pub left_out: usize,
+    /// Cases that needed a second try.
+    pub again: usize,
 }
 
 /// Tries every case whose name contains one of the filters (all, without filters).
@@ -55,7 +57,18 @@ pub fn run(lab: &Lab, filters: &[String], progress: &Progress) -> Result<Summary
         }
         progress.pass(format!("{} …", case.name));
         let begun = Instant::now();
-        let tried = ground.prepare().and_then(|()| (case.run)(&ground));
+        let once = || ground.prepare().and_then(|()| (case.run)(&ground));
+        let tried = once().or_else(|why| {
+            // Said aloud and counted: timing on a busy machine is no reason to call a repair broken, a second failure is.
+            progress.say(format!(
+                "test {} ... failed, tried once more\n    {}",
+                case.name,
+                why.replace('\n', "\n    ")
+            ));
+            progress.say(ground.evidence());
+            summary.again += 1;
+            once()
+        });
         let took = begun.elapsed().as_secs_f64();
         match tried {
             Ok(()) => {

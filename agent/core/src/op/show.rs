@@ -1,0 +1,98 @@
+//! An op in one line, for an operator.
+
+use super::{NodeOp, backend_word};
+use crate::net::Family;
+use core::fmt;
+
+impl fmt::Display for NodeOp {
+    /// One line for an operator, imperative.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ExitNodeOff { process, .. } => {
+                write!(
+                    f,
+                    "ask {} (pid {}) to drop its exit node and accepted routes",
+                    process.exe, process.pid
+                )
+            }
+            Self::ExitNodeOn { process, .. } => {
+                write!(f, "give {} (pid {}) its exit node back", process.exe, process.pid)
+            }
+            Self::Stopped { process, grace_ms } => {
+                write!(
+                    f,
+                    "stop {} (pid {}): SIGTERM, after {grace_ms} ms SIGKILL",
+                    process.exe, process.pid
+                )
+            }
+            Self::Rules { family, absent, present } => {
+                write!(
+                    f,
+                    "policy rules (IP{}): remove {}, restore {}",
+                    family_word(*family),
+                    absent.len(),
+                    present.len()
+                )
+            }
+            Self::Routes { family, table, absent, present } => {
+                write!(
+                    f,
+                    "routes of table {table} (IP{}): remove {}, restore {}",
+                    family_word(*family),
+                    absent.len(),
+                    present.len()
+                )
+            }
+            Self::Netfilter {
+                backend,
+                family,
+                table,
+                absent,
+                absent_chains,
+                present_chains,
+                present,
+                ..
+            } => {
+                write!(
+                    f,
+                    "netfilter {} (IP{}) table {table}: remove {} rules and {} chains",
+                    backend_word(*backend),
+                    family_word(*family),
+                    absent.len(),
+                    absent_chains.len()
+                )?;
+                if present.is_empty() && present_chains.is_empty() {
+                    Ok(())
+                } else {
+                    write!(
+                        f,
+                        ", restore {} rules and {} chains",
+                        present.len(),
+                        present_chains.len()
+                    )
+                }
+            }
+            Self::LinkGone { name, kind } => write!(f, "delete device {name} ({kind})"),
+            Self::ResolvConf { .. } => write!(f, "restore /etc/resolv.conf"),
+            Self::Sysctl { key, value } => write!(f, "set {key} to {value}"),
+            Self::Quarantined { path } => write!(f, "move {path} into quarantine"),
+            Self::Released { path, .. } => write!(f, "move {path} back from quarantine"),
+            Self::FlowsGone { sources, dead_to } => {
+                write!(
+                    f,
+                    "close connections from {} dead sources and to {} dead destinations",
+                    sources.len(),
+                    dead_to.len()
+                )
+            }
+            Self::Restarted { unit } => write!(f, "restart {unit}"),
+        }
+    }
+}
+
+fn family_word(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "v4",
+        Family::V6 => "v6",
+    }
+}
