@@ -288,7 +288,7 @@ fn raised<T>(
 /// more, aloud: some of these tests have the kernel's and systemd's own timing in them.
 fn test_workspace(progress: &Progress) -> anyhow::Result<()> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let mut round = || {
+    let round = || {
         let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
         cargo.args([
             "test",
