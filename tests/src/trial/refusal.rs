@@ -197,7 +197,7 @@ fn without_readers(g: &Ground<'_>, instead: Option<&str>) -> Verdict {
     let show: String = READERS.iter().map(|r| format!("mv -f {r}.hidden {r}; ")).collect();
     let put: String = instead.map_or_else(String::new, |script| {
         let one = |r: &&str| format!("printf '{script}' > {r}; chmod 755 {r}; ");
-        READERS.iter().map(|r| one(&r)).collect()
+        READERS.iter().map(one).collect()
     });
     let change = "nft add table ip trial; nft delete table ip trial; ";
     hidden(g, &format!("{change}{hide}{put}"), &format!("{show}pkill -x sleep || true"), || {
