@@ -286,14 +286,20 @@ async fn open_door(
     said(answer(service, guests, &config.limits, stopped).await);
 }
 
-fn believe(trust: &ArcSwapOption<Trust>, config: &Config) {
+/// Reads the certificates; says whether they are now the ones in use.
+fn believe(trust: &ArcSwapOption<Trust>, config: &Config) -> bool {
     match Trust::load(&config.tls, &config.cluster) {
-        Ok(new) => trust.store(Some(Arc::new(new))),
-        Err(why) if trust.load().is_some() => {
-            tracing::error!("the certificates in use stay in use: {}", chain(&why));
+        Ok(new) => {
+            trust.store(Some(Arc::new(new)));
+            true
         }
         Err(why) => {
-            tracing::error!("only the local socket is served, until SIGHUP: {}", chain(&why));
+            if trust.load().is_some() {
+                tracing::error!("the certificates in use stay in use: {}", chain(&why));
+            } else {
+                tracing::error!("only the local socket is served, until SIGHUP: {}", chain(&why));
+            }
+            false
         }
     }
 }
@@ -302,11 +308,12 @@ fn believe(trust: &ArcSwapOption<Trust>, config: &Config) {
 fn reload(path: &Path, running: &Config, trust: &ArcSwapOption<Trust>) {
     match Config::load(path) {
         Ok(new) => {
-            believe(trust, &new);
+            if believe(trust, &new) {
+                tracing::info!("certificates read again");
+            }
             if (Config { tls: running.tls.clone(), ..new }) != *running {
                 tracing::warn!("only [tls] is read again while running: restart for the rest");
             }
-            tracing::info!("certificates read again");
         }
         Err(why) => tracing::error!("nothing is changed: {}", chain(&why)),
     }
