@@ -38,6 +38,10 @@ pub struct Worker {
 #[derive(Debug, Default)]
 struct Told {
     recovering: bool,
+    /// An incident is under way.
+    incident: bool,
+    /// The last judgement said that the routing is not right.
+    needed: bool,
     /// `main` itself is damaged, as a full look said.
     mirror: bool,
     moved: bool,
@@ -146,7 +150,13 @@ impl Node for Worker {
     }
 
     async fn hold(&self, recovering: bool) {
-        self.told().recovering = recovering;
+        {
+            let mut told = self.told();
+            told.incident = recovering;
+            // A recovery that ends without success leaves its guard: the operator asked for help, and a node that is
+            // contained is better than one that is cut off. It goes when a look says that it is not needed.
+            told.recovering = recovering || told.needed;
+        }
         self.guard.order(self.order());
         self.guard.settled(GUARD).await;
     }
@@ -162,6 +172,17 @@ impl Node for Worker {
                 }
                 Verdict::Healthy => (told.moved, told.mirror) = (false, false),
                 // These say nothing about the routing: what was, stays.
+                Verdict::Filtered
+                | Verdict::KubeletStuck
+                | Verdict::Upstream
+                | Verdict::Unknown => {}
+            }
+            match diagnosis.verdict {
+                Verdict::Captured | Verdict::Lost => told.needed = true,
+                Verdict::Healthy | Verdict::Moved => {
+                    told.needed = false;
+                    told.recovering &= told.incident;
+                }
                 Verdict::Filtered
                 | Verdict::KubeletStuck
                 | Verdict::Upstream

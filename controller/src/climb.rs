@@ -98,7 +98,12 @@ impl<'a> Heal<'a> {
             let ours = under_way.is_empty();
             if ours {
                 let plan = self.look().await?;
-                if plan_view::engine_rungs(&plan).all(|r| r.steps.is_empty()) {
+                let repairs = plan_view::engine_rungs(&plan).any(|r| !r.steps.is_empty());
+                // No repair is known, but the guard can keep the node's path open: worth asking for, once.
+                let astray = matches!(verdict(plan.verdict), Verdict::Captured | Verdict::Lost);
+                let guards =
+                    astray && agreed.is_none() && plan.rungs.iter().any(|r| !r.steps.is_empty());
+                if !repairs && !guards {
                     return self.nothing_to_do(&plan).await;
                 }
                 out.say(plan_view::render(&self.agent.node, &plan, self.wish.up_to, out.progress));

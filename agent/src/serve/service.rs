@@ -12,6 +12,7 @@ use crate::tls::Trust;
 use arc_swap::ArcSwapOption;
 use futures_util::Stream;
 use lifeline_core::baseline;
+use lifeline_core::diagnosis::Verdict;
 use lifeline_core::plan::Consent;
 use lifeline_core::policy::{Mode, Policy};
 use lifeline_proto::v1 as wire;
@@ -155,7 +156,8 @@ impl<N: Node> Lifeline for Service<N> {
         let glance = self.sight.fresh().await;
         let plans = self.node.forecast(&glance.seen, &glance.base, &self.policy, &glance.diagnosis);
         let mut rungs = Vec::new();
-        if !plans.is_empty() || glance.diagnosis.guarded {
+        let astray = matches!(glance.diagnosis.verdict, Verdict::Captured | Verdict::Lost);
+        if !plans.is_empty() || glance.diagnosis.guarded || astray {
             rungs.push(views::guard(&glance.diagnosis));
         }
         rungs.extend(plans.iter().map(|p| views::rung(p, &who)));

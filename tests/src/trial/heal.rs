@@ -37,6 +37,10 @@ pub const CASES: &[Case] = &[
         run: |g| without_a_trace(g, "R7"),
     },
     Case { name: "R8_a_wg_quick_full_tunnel_is_taken_back", run: taken_back },
+    Case {
+        name: "R10_a_capture_by_an_unknown_tool_is_contained_and_left_to_the_operator",
+        run: contained,
+    },
     Case { name: "R11_a_deleted_default_route_is_restored", run: |g| lost_then_same(g, "R11") },
     Case {
         name: "R11_a_default_route_by_a_dead_gateway_is_put_right",
@@ -155,6 +159,32 @@ fn undone(g: &Ground<'_>) -> Verdict {
     }
     g.expect_same(&sick)?;
     g.heal_well()
+}
+
+fn contained(g: &Ground<'_>) -> Verdict {
+    const ANSWERS: &str = "curl -sk -m 2 -o /dev/null https://203.0.113.10:6443/readyz";
+    let before = g.snapshot()?;
+    g.make("R10")?;
+    let captured = g.snapshot()?;
+    if g.sh(ANSWERS).is_ok() {
+        return Err("the API server still answers: nothing is captured".to_owned());
+    }
+    let out = g.heal()?;
+    if out.code != Some(3) {
+        return Err(format!("ctl heal ended with {:?}\n{}{}", out.code, out.stdout, out.stderr));
+    }
+    g.sh(ANSWERS).map_err(|why| format!("the guard does not stay: {why}"))?;
+    g.expect_same(&captured)
+        .map_err(|why| format!("something of the unknown tool's was touched: {why}"))?;
+    g.leave();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(40);
+    while let Err(why) = g.expect_no_guard() {
+        if std::time::Instant::now() > until {
+            return Err(format!("the captor has gone and the guard has not: {why}"));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    g.expect_same(&before)
 }
 
 fn pods_answer(g: &Ground<'_>) -> Verdict {
