@@ -114,7 +114,8 @@ fn act(
             outage: restored.saturating_duration_since(broken),
             acting: restored.saturating_duration_since(acted),
             missed: view.missed(broken),
-            not_ready: true,
+            // Waited for above; seen before the capture it would not be the capture's doing.
+            not_ready: noticed >= broken,
             typed,
             left,
             cluster: rows,
