@@ -13,12 +13,15 @@ use rustix::process::Signal;
 
 use crate::error::{Doing, LabError, Result};
 use crate::names;
-use crate::node;
+use crate::node::{self, Node};
 use crate::process::{self, Process};
 use crate::run;
+use crate::topology::Machine;
 use crate::{root, state};
 
 const LIMIT: Duration = Duration::from_secs(15);
+/// Between the death of a pid 1 and that of its container, or its next pid 1, lie a few hundred milliseconds.
+const MOMENT: Duration = Duration::from_secs(10);
 
 /// What was found on the host that is the lab's.
 #[derive(Debug, Default)]
@@ -227,5 +230,21 @@ fn leave_folders() {
 /// Whether every node that was booted is still there.
 #[must_use]
 pub fn all_nodes_alive() -> bool {
-    crate::topology::nodes().all(|m| state::supervisor(m.name).is_some())
+    crate::topology::nodes().all(settled)
+}
+
+/// Whether the node runs. Its container outlives its pid 1 for a moment: when that died the container goes too, when
+/// the node reboots the next pid 1 comes. Only the end of that moment tells which it is.
+fn settled(machine: &'static Machine) -> bool {
+    let begun = Instant::now();
+    while state::supervisor(machine.name).is_some() {
+        if Node::find(machine).is_ok() {
+            return true;
+        }
+        if begun.elapsed() > MOMENT {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    false
 }
