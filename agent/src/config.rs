@@ -1,5 +1,8 @@
 //! The agent's configuration file: read whole, or refused with the line that is wrong. It never guesses.
 
+mod explain;
+
+use explain::{explain, line_of};
 use lifeline_core::policy::Policy;
 use serde::Deserialize;
 use std::fs;
@@ -225,6 +228,8 @@ impl Config {
         }
         bit("policy.see-through", p.see_through)
             .or_else(|| bit("policy.lifeline", p.lifeline))
+            .or_else(|| within("policy.confirm-ms", p.confirm_ms, 10_000, 600_000))
+            .or_else(|| within("policy.reboots-a-day", p.reboots_a_day.into(), 0, 10))
             .or_else(|| within("policy.term-grace-ms", p.term_grace_ms.into(), 100, 30_000))
             .or_else(|| within("limits.connections", l.connections as u64, 4, 1024))
             .or_else(|| within("limits.reserved", l.reserved as u64, 1, (l.connections - 1) as u64))
@@ -250,77 +255,6 @@ pub fn serial(text: &str) -> Option<Vec<u8>> {
         .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).ok())
         .collect();
     bytes.map(|b| b.into_iter().skip_while(|b| *b == 0).collect())
-}
-
-fn line_of(text: &str, at: usize) -> usize {
-    1 + text.bytes().take(at).filter(|b| *b == b'\n').count()
-}
-
-/// serde says "unknown field `X`, expected one of `A`, `B`": says what to try instead of the whole list.
-fn explain(message: &str) -> String {
-    let Some(rest) = message.strip_prefix("unknown field `") else { return message.to_string() };
-    let Some((key, known)) = rest.split_once('`') else { return message.to_string() };
-    let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
-    if let Some((section, _)) =
-        SECTIONS.iter().find(|(_, keys)| keys.contains(&key) && !known.contains(&key))
-    {
-        return format!("unknown key `{key}` here: it belongs under [{section}]");
-    }
-    if let Some(near) = known.iter().find(|k| close(key, k)) {
-        return format!("unknown key `{key}`: did you mean `{near}`?");
-    }
-    format!("unknown key `{key}`: known here are {}", known.join(", "))
-}
-
-/// Keys people look for in the wrong place.
-const SECTIONS: [(&str, &[&str]); 3] = [
-    (
-        "policy",
-        &[
-            "mode",
-            "clean-remnants",
-            "quarantine",
-            "term-grace-ms",
-            "unit",
-            "cni-links",
-            "lease-stale-ms",
-            "see-through",
-            "lifeline",
-        ],
-    ),
-    ("tls", &["ca", "cert", "key", "denied-serials"]),
-    (
-        "limits",
-        &[
-            "connections",
-            "reserved",
-            "handshakes",
-            "handshakes-per-source",
-            "handshake-ms",
-            "message-bytes",
-        ],
-    ),
-];
-
-/// Differs in the kind of dash, or in one letter added, dropped, changed or swapped with its neighbour.
-fn close(a: &str, b: &str) -> bool {
-    let a = a.to_ascii_lowercase().replace('_', "-");
-    if a == b {
-        return true;
-    }
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    if a.len() < 4 || a.len().abs_diff(b.len()) > 1 {
-        return false;
-    }
-    let front = a.iter().zip(b).take_while(|(x, y)| x == y).count();
-    let (ra, rb) = (&a[front..], &b[front..]);
-    match (ra, rb) {
-        ([_, x @ ..], [_, y @ ..]) if x == y => true,
-        ([x0, x1, x @ ..], [y0, y1, y @ ..]) if x0 == y1 && x1 == y0 && x == y => true,
-        ([_, x @ ..], y) if x == y => true,
-        (x, [_, y @ ..]) if x == y => true,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -64,8 +64,12 @@ mod tests {
             ..PlanReply::default()
         };
         let kinds = ["stopped", "flows-gone", "restarted", "exit-node-off"];
-        let all =
-            Consent { findings: vec!["f".into()], rung: 4, kinds: kinds.map(Into::into).to_vec() };
+        let all = Consent {
+            findings: vec!["f".into()],
+            rung: 4,
+            kinds: kinds.map(Into::into).to_vec(),
+            ..Consent::default()
+        };
         assert_eq!(narrow(all.clone(), &plan, None), all);
         let narrowed = narrow(all.clone(), &plan, Some(UpTo::Clean));
         assert_eq!(narrowed.rung, 3);

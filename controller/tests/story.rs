@@ -64,6 +64,7 @@ pub fn plan(rungs: &[(Rung, NodeOp)]) -> wire::PlanReply {
         findings: vec![FINDING.into()],
         rung: rungs.iter().map(|(r, _)| r.number()).max().unwrap_or(0),
         kinds: rungs.iter().map(|(_, op)| op.kind().into()).collect(),
+        ..Consent::default()
     };
     wire::PlanReply {
         verdict: wire::Verdict::Captured.into(),

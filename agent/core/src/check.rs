@@ -5,10 +5,11 @@
 use crate::baseline::Baseline;
 use crate::guard;
 use crate::observation::{
-    Action, NfRule, Observation, Process, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
+    Action, NfRule, NfTable, Observation, Process, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
 };
 use crate::op::{NodeOp, Op, ProcessId};
-use crate::plan::{NodePlan, Rung, Step};
+use crate::plan::{NodePlan, OnUnhealthy, Rung, Step};
+use crate::planner::FLUSHED;
 use crate::{fib, observation::Netns};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -62,6 +63,7 @@ const BUILT_IN: [&str; 5] = ["INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTRO
 pub fn check(plan: &NodePlan, seen: &Observation, base: &Baseline) -> Vec<Objection> {
     let mut out: Vec<Objection> = Vec::new();
     let mut targets: Vec<String> = Vec::new();
+    out.extend(of_last(plan).into_iter().map(|why| Objection { step: None, why }));
     if plan.rung == Rung::Guard {
         out.push(Objection { step: None, why: "the guard is no engine's rung".to_string() });
     }
@@ -95,10 +97,17 @@ fn at_rung(op: &NodeOp) -> Option<&'static [Rung]> {
         | NodeOp::Sysctl { .. } => Some(&[Rung::Clean]),
         // Whose it is, is known only with the culprit at hand.
         NodeOp::Quarantined { .. } => Some(&[Rung::Quiet]),
-        NodeOp::Restarted { .. } => Some(&[Rung::Reconnect]),
+        NodeOp::Restarted { .. } => Some(&[Rung::Reconnect, Rung::Reset]),
+        NodeOp::Armed { .. } | NodeOp::Flushed { .. } | NodeOp::CacheFlushed => {
+            Some(&[Rung::Reset])
+        }
+        NodeOp::Rebooted => Some(&[Rung::Reboot]),
         NodeOp::FlowsGone { .. } => None,
         // These undo; no plan begins with them.
-        NodeOp::ExitNodeOn { .. } | NodeOp::Released { .. } => Some(&[]),
+        NodeOp::ExitNodeOn { .. }
+        | NodeOp::Released { .. }
+        | NodeOp::Disarmed
+        | NodeOp::Refilled { .. } => Some(&[]),
     }
 }
 
@@ -218,8 +227,62 @@ fn one(step: &Step<NodeOp>, seen: &Observation, base: &Baseline) -> Vec<String> 
                 [format!("{unit} is not a unit that may be restarted")].into()
             }
         }
-        NodeOp::ExitNodeOn { .. } | NodeOp::Released { .. } => Vec::new(),
+        NodeOp::Flushed { backend, family, table, .. } => {
+            let mut out = Vec::new();
+            if !FLUSHED.contains(&table.as_str()) {
+                out.push(format!("table {table} is not one that is flushed"));
+            }
+            let is_it =
+                |t: &NfTable| t.backend == *backend && t.family == *family && t.name == *table;
+            if !seen.netfilter.iter().any(is_it) {
+                out.push(format!("table {table} was not seen"));
+            }
+            out
+        }
+        NodeOp::ExitNodeOn { .. }
+        | NodeOp::Released { .. }
+        | NodeOp::Armed { .. }
+        | NodeOp::Disarmed
+        | NodeOp::Refilled { .. }
+        | NodeOp::CacheFlushed
+        | NodeOp::Rebooted => Vec::new(),
     }
+}
+
+/// What holds for the plan of a last rung as a whole.
+fn of_last(plan: &NodePlan) -> Vec<String> {
+    let mut out = Vec::new();
+    match plan.rung {
+        Rung::Reset => {
+            // Armed last, it would not be there when it is needed; earlier than the engine's own undoing, it would cut into it.
+            match plan.steps.first().map(|s| &s.op) {
+                Some(NodeOp::Armed { after_ms }) if *after_ms > plan.deadline_ms => {}
+                _ => out.push("a reset begins with a timer that undoes it".to_string()),
+            }
+            if !(10_000..=600_000).contains(&plan.deadline_ms) {
+                out.push("a reset is confirmed within 10 s to 10 min".to_string());
+            }
+            let held = |s: &&Step<NodeOp>| s.on_unhealthy != OnUnhealthy::Undo;
+            if let Some(s) = plan.steps.iter().find(held) {
+                out.push(format!("step {} would stay when the reset does not help", s.id));
+            }
+            let filter = |s: &Step<NodeOp>| matches!(&s.op, NodeOp::Flushed { table, .. } if table == "filter");
+            let other = |s: &Step<NodeOp>| matches!(&s.op, NodeOp::Flushed { table, .. } if table != "filter");
+            // A policy of DROP without its rules shuts everybody out.
+            let first = plan.steps.iter().position(other);
+            let last = plan.steps.iter().rposition(filter);
+            if first.zip(last).is_some_and(|(first, last)| last > first) {
+                out.push("the filters are opened before anything else is flushed".to_string());
+            }
+        }
+        Rung::Reboot => {
+            if plan.steps.len() != 1 {
+                out.push("a reboot is a plan of its own".to_string());
+            }
+        }
+        Rung::Guard | Rung::Quiet | Rung::Clean | Rung::Reconnect => {}
+    }
+    out
 }
 
 fn of_process(id: &ProcessId, seen: &Observation, base: &Baseline) -> Vec<String> {

@@ -163,6 +163,9 @@ pub fn climb(
     }
     let mut spent = false;
     for rung in Rung::ENGINE {
+        if rung.number() < incident.consent.from {
+            continue;
+        }
         let attempt = incident.attempts(rung);
         let Some(plan) = planner::plan(seen, base, policy, diag, rung, &incident.id, attempt)
         else {
@@ -187,7 +190,47 @@ pub fn climb(
         let lacks = incident.consent.lacks(&plan);
         return if lacks.is_empty() { Climb::Plan(plan) } else { Climb::Ask(plan, lacks) };
     }
-    finish(incident, diag, now, spent)
+    let end = finish(incident, diag, now, spent);
+    match end {
+        Climb::Close(Ending::Unwell, text) => last_resort(incident, seen, base, policy, diag)
+            .unwrap_or_else(|why| {
+                let text = if why.is_empty() { text } else { alloc::format!("{text}; {why}") };
+                Climb::Close(Ending::Unwell, text)
+            }),
+        other => other,
+    }
+}
+
+/// Nothing else is known: the rungs that do not ask what it is, each once, and only when the operator's consent reaches them.
+fn last_resort(
+    incident: &mut Incident,
+    seen: &Observation,
+    base: &Baseline,
+    policy: &Policy,
+    diag: &Diagnosis,
+) -> Result<Climb, String> {
+    let mut why_not = Vec::new();
+    for rung in Rung::LAST {
+        let consent = &incident.consent;
+        let named = (consent.from..=consent.rung).contains(&rung.number());
+        if !named || incident.attempts(rung) > 0 {
+            continue;
+        }
+        let plan = match planner::last_resort(seen, policy, diag, rung, &incident.id) {
+            Ok(plan) => plan,
+            Err(why) => {
+                why_not.push(alloc::format!("no {}: {why}", rung.word()));
+                continue;
+            }
+        };
+        if let Some(first) = check::check(&plan, seen, base).first() {
+            why_not.push(alloc::format!("no {}: the checker refused it: {first}", rung.word()));
+            continue;
+        }
+        let lacks = incident.consent.lacks(&plan);
+        return Ok(if lacks.is_empty() { Climb::Plan(plan) } else { Climb::Ask(plan, lacks) });
+    }
+    Err(why_not.join("; "))
 }
 
 /// Nothing is left to do: is the node well, and has it been for long enough?

@@ -33,4 +33,5 @@ pub mod plan;
 pub mod planner;
 pub mod policy;
 pub mod report;
+pub mod ruleset;
 pub mod text;

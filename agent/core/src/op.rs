@@ -10,7 +10,7 @@ mod state;
 pub use seen::Seen;
 
 use crate::net::Family;
-use crate::observation::{Backend, Chain, Dialect, NfRule, Resolv, Route, Rule};
+use crate::observation::{Backend, Chain, Dialect, NfRule, NfTable, Resolv, Route, Rule};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -27,6 +27,8 @@ pub enum Scope {
     Disk,
     /// On another machine.
     Remote,
+    /// A new boot is what is wanted: it does not void the run, it ends the step.
+    Boots,
 }
 
 /// How the object stands, compared with what was found and what is wanted.
@@ -63,6 +65,10 @@ pub trait Op: Clone + fmt::Debug + Eq {
     fn compare(&self, before: &Self::Seen, now: &Self::Seen) -> Now;
     /// How it is undone, given the pre-image.
     fn undo(&self, before: &Self::Seen) -> Undo<Self>;
+    /// Its plan is undone unless somebody confirms it before its deadline.
+    fn asks(&self) -> bool {
+        false
+    }
 }
 
 /// Names a process for ever: pids are re-used, this is not.
@@ -198,6 +204,35 @@ pub enum NodeOp {
         /// Unit name.
         unit: String,
     },
+    /// A timer outside this process will have the run undone if nobody confirms it.
+    Armed {
+        /// When, milliseconds from now: later than the plan's deadline, so that the engine comes first.
+        after_ms: u64,
+    },
+    /// That timer is gone (undoes the above).
+    Disarmed,
+    /// A netfilter table lets everything through: policies ACCEPT, no rules, no chains but the built-in ones. Changed in one
+    /// transaction, and its pre-image is the whole table. Sets and maps of nft's stay: without rules they do nothing.
+    Flushed {
+        /// Backend.
+        backend: Backend,
+        /// Family.
+        family: Family,
+        /// Table.
+        table: String,
+        /// Language of its rules.
+        dialect: Dialect,
+    },
+    /// A table is as it was before it was flushed, but for what others have put there since (undoes the above); see
+    /// [`refill`](crate::ruleset::refill).
+    Refilled {
+        /// The table as it was.
+        was: NfTable,
+    },
+    /// What the kernel has learnt beside its routes (path MTUs, redirects) is forgotten.
+    CacheFlushed,
+    /// Another boot runs than the one that was seen.
+    Rebooted,
 }
 
 /// What matters of tailscaled's preferences.
@@ -249,6 +284,12 @@ impl NodeOp {
             Self::Released { .. } => "released",
             Self::FlowsGone { .. } => "flows-gone",
             Self::Restarted { .. } => "restarted",
+            Self::Armed { .. } => "armed",
+            Self::Disarmed => "disarmed",
+            Self::Flushed { .. } => "flushed",
+            Self::Refilled { .. } => "refilled",
+            Self::CacheFlushed => "cache-flushed",
+            Self::Rebooted => "rebooted",
         }
     }
 }

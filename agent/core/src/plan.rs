@@ -22,11 +22,18 @@ pub enum Rung {
     Clean,
     /// 4: close dead connections, restart the kubelet.
     Reconnect,
+    /// 5: flush the packet filter in every backend, restart the kubelet; undone unless confirmed.
+    Reset,
+    /// 6: reboot.
+    Reboot,
 }
 
 impl Rung {
-    /// The rungs the engine runs; the guard is a reconciler of its own.
+    /// The rungs that repair what was found; the guard is a reconciler of its own.
     pub const ENGINE: [Self; 3] = [Self::Quiet, Self::Clean, Self::Reconnect];
+
+    /// The rungs that do not ask what it is: only with an operator's consent that names them.
+    pub const LAST: [Self; 2] = [Self::Reset, Self::Reboot];
 
     /// Its number in the documents.
     pub fn number(self) -> u32 {
@@ -35,6 +42,8 @@ impl Rung {
             Self::Quiet => 2,
             Self::Clean => 3,
             Self::Reconnect => 4,
+            Self::Reset => 5,
+            Self::Reboot => 6,
         }
     }
 
@@ -45,6 +54,8 @@ impl Rung {
             Self::Quiet => "quiet",
             Self::Clean => "clean",
             Self::Reconnect => "reconnect",
+            Self::Reset => "reset",
+            Self::Reboot => "reboot",
         }
     }
 }
@@ -122,8 +133,10 @@ pub type NodePlan = Plan<NodeOp>;
 pub struct Consent {
     /// Keys of findings.
     pub findings: Vec<String>,
-    /// Highest rung (2 to 4), 0 for none.
+    /// Highest rung (2 to 6), 0 for none. 5 and 6 need their kinds named, like all others.
     pub rung: u32,
+    /// Lowest rung: those below it are passed over. 0 for all.
+    pub from: u32,
     /// Kinds of ops, as [`NodeOp::kind`] names them.
     pub kinds: Vec<String>,
 }

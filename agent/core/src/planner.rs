@@ -1,5 +1,9 @@
 //! From a diagnosis to a plan: one rung, all findings, at most one step for each object.
 
+mod last;
+
+pub use last::{ASKED, FLUSHED, MARGIN_MS, last_resort, reboot};
+
 use crate::baseline::Baseline;
 use crate::diagnosis::{Diagnosis, Verdict};
 use crate::evidence::Evidence;
@@ -55,16 +59,25 @@ pub fn plan(
     for (id, step) in (0..).zip(&mut steps) {
         step.id = id;
     }
-    let deadline_ms = deadline(rung, policy);
-    Some(NodePlan {
+    Some(of_one_rung(rung, policy, incident, findings, steps))
+}
+
+fn of_one_rung(
+    rung: Rung,
+    policy: &Policy,
+    incident: &str,
+    findings: Vec<String>,
+    steps: Vec<Step<NodeOp>>,
+) -> NodePlan {
+    NodePlan {
         format: FORMAT,
         incident: incident.to_string(),
         rung,
         findings,
         policy: digest(policy),
         steps,
-        deadline_ms,
-    })
+        deadline_ms: deadline(rung, policy),
+    }
 }
 
 /// Plans every rung as it would come if each did what it says and the trouble went on: what an operator is shown and
@@ -151,7 +164,13 @@ fn imagine(seen: &mut Observation, plan: &NodePlan) {
             | NodeOp::ExitNodeOn { .. }
             | NodeOp::Released { .. }
             | NodeOp::FlowsGone { .. }
-            | NodeOp::Restarted { .. } => {}
+            | NodeOp::Restarted { .. }
+            | NodeOp::Armed { .. }
+            | NodeOp::Disarmed
+            | NodeOp::Flushed { .. }
+            | NodeOp::Refilled { .. }
+            | NodeOp::CacheFlushed
+            | NodeOp::Rebooted => {}
         }
     }
     // What the kernel answered before no longer counts; what answers on our own path would answer on the plain one.
@@ -172,6 +191,9 @@ fn deadline(rung: Rung, policy: &Policy) -> u64 {
         Rung::Quiet => 15_000 + u64::from(policy.term_grace_ms),
         Rung::Clean => 30_000,
         Rung::Reconnect => 60_000,
+        Rung::Reset => policy.confirm_ms,
+        // Of the boot that comes: the kubelet renews within a minute, slow machines within five.
+        Rung::Reboot => 300_000,
     }
 }
 

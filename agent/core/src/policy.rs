@@ -34,6 +34,11 @@ pub struct Policy {
     pub cni_links: Vec<String>,
     /// A lease older than this is stale, milliseconds: the kubelet renews every 10 s and has 40 s.
     pub lease_stale_ms: u64,
+    /// How long a reset waits to be confirmed before it is undone, milliseconds, 10 000 to 600 000. Talos and nmstate have
+    /// a minute, netplan two; an operator needs one look and one command.
+    pub confirm_ms: u64,
+    /// How many reboots of this node an operator or the agent may ask for within 24 hours, 0 to 10.
+    pub reboots_a_day: u32,
     /// The see-through mark: one bit, which no packet of the node's carries.
     pub see_through: u32,
     /// The lifeline mark: one bit.
@@ -50,6 +55,8 @@ impl Default for Policy {
             unit: "k3s-agent.service".to_string(),
             cni_links: vec!["cni0".to_string(), "flannel.1".to_string()],
             lease_stale_ms: 25_000,
+            confirm_ms: 60_000,
+            reboots_a_day: 2,
             see_through: 0x1000,
             // Clear of kube-proxy (0x4000, 0x8000), portmap (0x2000), Tailscale (0xff0000), Calico (0xffff0000),
             // AWS (0x80), Cilium (0x0f00) and Istio (1337 = 0x539).

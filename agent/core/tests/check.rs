@@ -311,6 +311,7 @@ fn one_consent_covers_a_whole_recovery() {
                 .iter()
                 .flat_map(|p| p.steps.iter().map(|s| s.op.kind().to_string()))
                 .collect(),
+            ..Consent::default()
         };
         // As it stands when the daemon was killed: rules, chains, marks, resolver, sysctl; and the kubelet hangs.
         for (after, rung, attempt) in [

@@ -89,7 +89,13 @@ fn rest(node: &Node, plan: &NodePlan) -> Observation {
             | NodeOp::ExitNodeOn { .. }
             | NodeOp::Released { .. }
             | NodeOp::FlowsGone { .. }
-            | NodeOp::Restarted { .. } => {}
+            | NodeOp::Restarted { .. }
+            | NodeOp::Armed { .. }
+            | NodeOp::Disarmed
+            | NodeOp::Flushed { .. }
+            | NodeOp::Refilled { .. }
+            | NodeOp::CacheFlushed
+            | NodeOp::Rebooted => {}
         }
     }
     seen

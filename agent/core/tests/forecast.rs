@@ -19,6 +19,7 @@ fn consent(plans: &[NodePlan]) -> Consent {
         findings: plans.iter().flat_map(|p| p.findings.clone()).collect(),
         rung: plans.iter().map(|p| p.rung.number()).max().unwrap_or(0),
         kinds: plans.iter().flat_map(|p| p.steps.iter().map(|s| s.op.kind().to_string())).collect(),
+        ..Consent::default()
     }
 }
 

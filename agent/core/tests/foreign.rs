@@ -221,7 +221,13 @@ fn touches(
         | NodeOp::Released { .. }
         | NodeOp::ResolvConf { .. }
         | NodeOp::Sysctl { .. }
-        | NodeOp::Restarted { .. } => None,
+        | NodeOp::Restarted { .. }
+        | NodeOp::Armed { .. }
+        | NodeOp::Disarmed
+        | NodeOp::Flushed { .. }
+        | NodeOp::Refilled { .. }
+        | NodeOp::CacheFlushed
+        | NodeOp::Rebooted => None,
     }
 }
 

@@ -169,7 +169,13 @@ fn details(out: &mut String, op: &NodeOp, seen: &Observation) {
         | NodeOp::Sysctl { .. }
         | NodeOp::Quarantined { .. }
         | NodeOp::Released { .. }
-        | NodeOp::Restarted { .. } => {}
+        | NodeOp::Restarted { .. }
+        | NodeOp::Armed { .. }
+        | NodeOp::Disarmed
+        | NodeOp::Flushed { .. }
+        | NodeOp::Refilled { .. }
+        | NodeOp::CacheFlushed
+        | NodeOp::Rebooted => {}
     }
 }
 

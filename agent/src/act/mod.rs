@@ -1,22 +1,28 @@
 //! The hands' acts: each brings one object to the state its op wants, and a look shows how it stands. Doing it twice is doing
 //! it once; every wait has a bound; a child that was started has been reaped before an act returns.
 
+pub mod cache;
 pub mod flows;
 pub mod link;
 pub mod netfilter;
+pub mod power;
 pub mod process;
 pub mod quarantine;
 pub mod resolv;
 pub mod routes;
 pub mod rules;
+pub mod ruleset;
 pub mod sysctl;
 pub mod tailscale;
+pub mod timer;
 pub mod unit;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use lifeline_core::engine::Failure;
+use lifeline_core::net::Family;
+use lifeline_core::observation::{Backend, Dialect};
 use lifeline_core::op::{NodeOp, Prefs, Seen};
 
 use crate::netlink::Kernel;
@@ -30,6 +36,8 @@ pub struct Paths {
     pub quarantine: PathBuf,
     /// Lock files of iptables-legacy.
     pub locks: netfilter::Locks,
+    /// What the timer outside this process starts.
+    pub outside: timer::Outside,
 }
 
 impl Default for Paths {
@@ -38,6 +46,7 @@ impl Default for Paths {
             resolv: "/etc/resolv.conf".into(),
             quarantine: "/var/lib/lifeline/quarantine".into(),
             locks: netfilter::Locks::default(),
+            outside: timer::Outside::default(),
         }
     }
 }
@@ -92,6 +101,13 @@ impl Hands {
             NodeOp::Restarted { unit } => {
                 unit::look(&unit::bus().await.map_err(|f| f.why)?, unit).await
             }
+            NodeOp::Armed { .. } | NodeOp::Disarmed => timer::look().await,
+            NodeOp::Flushed { backend, family, table, dialect } => {
+                ruleset::look(which(*backend, *family, table, *dialect)).await
+            }
+            NodeOp::Refilled { was } => ruleset::look(ruleset::Which::of(was)).await,
+            NodeOp::CacheFlushed => cache::look(&self.kernel).await,
+            NodeOp::Rebooted => power::look(),
         }
     }
 
@@ -129,12 +145,27 @@ impl Hands {
                 flows::act(&self.kernel, &doomed(sources, dead_to)).await
             }
             NodeOp::Restarted { unit } => unit::act(&unit::bus().await?, unit, before).await,
+            NodeOp::Armed { after_ms } => {
+                timer::arm(&self.run, *after_ms, &self.paths.outside).await
+            }
+            NodeOp::Disarmed => timer::disarm().await,
+            NodeOp::Flushed { backend, family, table, dialect } => {
+                let which = which(*backend, *family, table, *dialect);
+                ruleset::flush(which, before, &self.paths.locks).await
+            }
+            NodeOp::Refilled { was } => ruleset::put_back(was, &self.paths.locks).await,
+            NodeOp::CacheFlushed => cache::flush().await,
+            NodeOp::Rebooted => power::reboot().await,
         }
     }
 }
 
 fn doomed(sources: &[std::net::IpAddr], dead_to: &[std::net::IpAddr]) -> flows::Doomed {
     flows::Doomed { sources: sources.to_vec(), dead_to: dead_to.to_vec() }
+}
+
+fn which(backend: Backend, family: Family, table: &str, dialect: Dialect) -> ruleset::Which<'_> {
+    ruleset::Which { backend, family, table, dialect }
 }
 
 fn table_of(op: &NodeOp) -> Option<netfilter::Target<'_>> {

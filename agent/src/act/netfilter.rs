@@ -7,6 +7,7 @@ mod lock;
 mod script;
 
 pub use lock::Locks;
+pub(super) use lock::take;
 
 use std::path::Path;
 use std::time::Duration;
@@ -79,7 +80,7 @@ pub async fn act(target: &Target<'_>, locks: &Locks) -> Result<(), Failure> {
     target.check().map_err(|why| lasting(format!("{what}: refused: {why}")))?;
     // Legacy writes the whole table as it has read it: nobody else may write between our reading and our writing.
     let mut lock = match target.backend {
-        Backend::Legacy => Some(lock::take(&what, locks).await?),
+        Backend::Legacy => Some(take(&what, locks).await?),
         Backend::Nft => None,
     };
     let table = target.read().await.map_err(|e| unread(&what, &e))?;

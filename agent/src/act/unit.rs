@@ -56,7 +56,10 @@ pub async fn bus() -> Result<Connection, Failure> {
     }
 }
 
-async fn call<T>(what: &str, call: impl Future<Output = zbus::Result<T>>) -> Result<T, Failure> {
+pub(super) async fn call<T>(
+    what: &str,
+    call: impl Future<Output = zbus::Result<T>>,
+) -> Result<T, Failure> {
     match timeout(CALL, call).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(zbus::Error::MethodError(name, text, _))) => {

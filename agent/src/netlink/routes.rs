@@ -62,6 +62,30 @@ impl Kernel {
         Ok(all)
     }
 
+    /// How much the kernel has learnt beside its routes: path MTUs and redirects, both families.
+    ///
+    /// # Errors
+    /// When they could not be read to the end.
+    pub async fn learnt(&self) -> Result<usize, NetlinkError> {
+        let mut count = 0;
+        for family in Family::ALL {
+            let mut ask = RouteMessage::default();
+            ask.header.address_family = address_family(family);
+            // As `ip route show cache` asks.
+            ask.header.flags = RouteFlags::Cloned;
+            let ask = RouteNetlinkMessage::GetRoute(ask);
+            let pick = |m| match m {
+                RouteNetlinkMessage::NewRoute(r) if r.header.flags.contains(RouteFlags::Cloned) => {
+                    Some(())
+                }
+                _ => None,
+            };
+            let what = format!("read what was learnt of routes{}", family.suffix());
+            count += self.settled(&what, ask, pick).await?.len();
+        }
+        Ok(count)
+    }
+
     /// Adds a route; that one of the same destination, table and metric is there already is no failure.
     ///
     /// # Errors

@@ -146,7 +146,13 @@ fn details(op: &NodeOp) -> Vec<String> {
         | NodeOp::Sysctl { .. }
         | NodeOp::Quarantined { .. }
         | NodeOp::Released { .. }
-        | NodeOp::Restarted { .. } => Vec::new(),
+        | NodeOp::Restarted { .. }
+        | NodeOp::Armed { .. }
+        | NodeOp::Disarmed
+        | NodeOp::Flushed { .. }
+        | NodeOp::Refilled { .. }
+        | NodeOp::CacheFlushed
+        | NodeOp::Rebooted => Vec::new(),
     }
 }
 

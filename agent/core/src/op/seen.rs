@@ -1,7 +1,7 @@
 //! What a look at an op's target brings.
 
 use super::{PlacedRule, Prefs};
-use crate::observation::{Chain, Link, Resolv, Route, Rule};
+use crate::observation::{Chain, Link, NfTable, Resolv, Route, Rule};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -70,5 +70,25 @@ pub enum Seen {
         invocation: String,
         /// ActiveState.
         active: String,
+    },
+    /// Whether the timer outside the process runs.
+    Timer {
+        /// It runs.
+        armed: bool,
+    },
+    /// The whole table; `None` when there is none.
+    Table {
+        /// The table.
+        table: Option<NfTable>,
+    },
+    /// How much the kernel has learnt beside its routes.
+    Cache {
+        /// Entries.
+        entries: u32,
+    },
+    /// Which boot this is.
+    Boot {
+        /// Boot id.
+        id: String,
     },
 }

@@ -86,6 +86,28 @@ impl fmt::Display for NodeOp {
                 )
             }
             Self::Restarted { unit } => write!(f, "restart {unit}"),
+            Self::Armed { after_ms } => write!(
+                f,
+                "arm a timer that undoes all of this after {} s unless it is confirmed",
+                after_ms / 1_000
+            ),
+            Self::Disarmed => write!(f, "take the undo timer away"),
+            Self::Flushed { backend, family, table, .. } => write!(
+                f,
+                "netfilter {} (IP{}) table {table}: policies to ACCEPT, flush and delete its chains",
+                backend_word(*backend),
+                family_word(*family),
+            ),
+            Self::Refilled { was } => write!(
+                f,
+                "netfilter {} (IP{}) table {}: put {} rules back",
+                backend_word(was.backend),
+                family_word(was.family),
+                was.name,
+                was.rules.len()
+            ),
+            Self::CacheFlushed => write!(f, "flush the route caches"),
+            Self::Rebooted => write!(f, "reboot this node"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{NodeOp, Now, Op, Scope, Seen, Undo, backend_word};
 use crate::observation::{NfRule, Resolv};
+use crate::ruleset;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -22,6 +23,10 @@ fn by_value<T: PartialEq>(before: &T, now: &T, wanted: &T) -> Now {
     } else {
         Now::Foreign
     }
+}
+
+fn settled(is_so: bool) -> Now {
+    if is_so { Now::Settled } else { Now::Pending }
 }
 
 impl Op for NodeOp {
@@ -46,7 +51,20 @@ impl Op for NodeOp {
             Self::Quarantined { path } | Self::Released { path, .. } => format!("path {path}"),
             Self::FlowsGone { .. } => "flows".to_string(),
             Self::Restarted { unit } => format!("unit {unit}"),
+            Self::Armed { .. } | Self::Disarmed => "undo timer".to_string(),
+            Self::Flushed { backend, family, table, .. } => {
+                format!("{}{} {table}", backend_word(*backend), family.suffix())
+            }
+            Self::Refilled { was } => {
+                format!("{}{} {}", backend_word(was.backend), was.family.suffix(), was.name)
+            }
+            Self::CacheFlushed => "route caches".to_string(),
+            Self::Rebooted => "boot".to_string(),
         }
+    }
+
+    fn asks(&self) -> bool {
+        matches!(self, Self::Armed { .. })
     }
 
     fn scope(&self) -> Scope {
@@ -63,7 +81,13 @@ impl Op for NodeOp {
             | Self::LinkGone { .. }
             | Self::Sysctl { .. }
             | Self::FlowsGone { .. }
-            | Self::Restarted { .. } => Scope::Boot,
+            | Self::Restarted { .. }
+            | Self::Armed { .. }
+            | Self::Disarmed
+            | Self::Flushed { .. }
+            | Self::Refilled { .. }
+            | Self::CacheFlushed => Scope::Boot,
+            Self::Rebooted => Scope::Boots,
         }
     }
 
@@ -167,6 +191,17 @@ impl Op for NodeOp {
                     Now::Pending
                 }
             }
+            (Self::Armed { .. }, _, Seen::Timer { armed }) => settled(*armed),
+            (Self::Disarmed, _, Seen::Timer { armed }) => settled(!*armed),
+            // What others put there after the flush is never a reason not to undo it: it stays in front of what comes back.
+            (Self::Flushed { .. }, _, Seen::Table { table }) => {
+                settled(table.as_ref().is_none_or(ruleset::is_flushed))
+            }
+            (Self::Refilled { was }, _, Seen::Table { table }) => {
+                settled(ruleset::is_refilled(was, table.as_ref()))
+            }
+            (Self::CacheFlushed, _, Seen::Cache { entries }) => settled(*entries == 0),
+            (Self::Rebooted, Seen::Boot { id: b }, Seen::Boot { id }) => settled(b != id),
             // A look of the wrong kind is a fault in the hands: never act on it.
             _ => Now::Foreign,
         }
@@ -189,6 +224,14 @@ impl Op for NodeOp {
             }
             (Self::FlowsGone { .. }, _) => {
                 Undo::Irreversible("a connection that was closed stays closed")
+            }
+            (Self::Rebooted, _) => Undo::Irreversible("a reboot stops every pod of this node"),
+            (Self::CacheFlushed, _) => {
+                Undo::Irreversible("what the kernel had learnt it learns again")
+            }
+            (Self::Armed { .. }, Seen::Timer { .. }) => Undo::Put(Self::Disarmed),
+            (Self::Flushed { .. }, Seen::Table { table: Some(was) }) => {
+                Undo::Put(Self::Refilled { was: was.clone() })
             }
             (Self::LinkGone { .. }, _) => {
                 Undo::Irreversible("a device that was deleted cannot be brought back")

@@ -16,6 +16,7 @@ use lifeline_core::engine::{self, Ending, Entry, Event, Failure, Host, Journal, 
 use lifeline_core::observation::{NfTable, Observation};
 use lifeline_core::op::{NodeOp, Now, Op, PlacedRule, Prefs, Seen, Undo};
 use lifeline_core::plan::NodePlan;
+use lifeline_core::ruleset;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
@@ -37,6 +38,12 @@ pub struct Extra {
     pub quarantine: BTreeSet<String>,
     pub invocations: u32,
     pub flows: u32,
+    /// The timer outside the process.
+    pub armed: bool,
+    /// What the kernel has learnt beside its routes.
+    pub cache: u32,
+    /// How often it has been rebooted.
+    pub boots: u32,
 }
 
 /// The node.
@@ -264,6 +271,19 @@ impl Node {
                 quarantine: self.extra.quarantine.get(path).cloned(),
             },
             NodeOp::FlowsGone { .. } => Seen::Flows { count: self.extra.flows },
+            NodeOp::Armed { .. } | NodeOp::Disarmed => Seen::Timer { armed: self.extra.armed },
+            NodeOp::Flushed { backend, family, table, .. } => Seen::Table {
+                table: s
+                    .netfilter
+                    .iter()
+                    .find(|t| t.backend == *backend && t.family == *family && t.name == *table)
+                    .cloned(),
+            },
+            NodeOp::Refilled { was } => {
+                Seen::Table { table: s.netfilter.iter().find(|t| same_table(t, was)).cloned() }
+            }
+            NodeOp::CacheFlushed => Seen::Cache { entries: self.extra.cache },
+            NodeOp::Rebooted => Seen::Boot { id: format!("boot-{}", self.extra.boots + 1) },
             NodeOp::Restarted { .. } => Seen::Unit {
                 invocation: format!("invocation-{}", self.extra.invocations),
                 active: "active".into(),
@@ -357,9 +377,36 @@ impl Node {
             }
             NodeOp::FlowsGone { .. } if !half => self.extra.flows = 0,
             NodeOp::Restarted { .. } if !half => self.extra.invocations += 1,
+            NodeOp::Armed { .. } if !half => self.extra.armed = true,
+            NodeOp::Disarmed if !half => self.extra.armed = false,
+            // One transaction: never by half.
+            NodeOp::Flushed { backend, family, table, .. } if !half => {
+                for t in s
+                    .netfilter
+                    .iter_mut()
+                    .filter(|t| t.backend == *backend && t.family == *family && t.name == *table)
+                {
+                    t.rules.clear();
+                    t.chains.retain(ruleset::is_base);
+                    t.chains
+                        .iter_mut()
+                        .for_each(|c| c.policy = c.policy.take().map(|_| "ACCEPT".to_string()));
+                }
+            }
+            NodeOp::Refilled { was } if !half => {
+                for t in s.netfilter.iter_mut().filter(|t| same_table(t, was)) {
+                    *t = ruleset::refill(was, Some(t));
+                }
+            }
+            NodeOp::CacheFlushed if !half => self.extra.cache = 0,
+            NodeOp::Rebooted if !half => self.extra.boots += 1,
             _ => {}
         }
     }
+}
+
+fn same_table(a: &NfTable, b: &NfTable) -> bool {
+    a.backend == b.backend && a.family == b.family && a.name == b.name
 }
 
 fn placed(t: &NfTable) -> Vec<PlacedRule> {

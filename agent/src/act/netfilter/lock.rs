@@ -29,7 +29,7 @@ impl Default for Locks {
 
 /// Takes the lock that every iptables-legacy takes; our child is given another one. A child that waits for the shared lock when it is
 /// killed is not gone: its change lands when the lock is free, long after our undo (field guide K12).
-pub(super) async fn take(what: &str, locks: &Locks) -> Result<File, Failure> {
+pub(in crate::act) async fn take(what: &str, locks: &Locks) -> Result<File, Failure> {
     let failed =
         |path: &Path, e: std::io::Error| passing(format!("{what}: lock {}: {e}", path.display()));
     if let Some(dir) = locks.own.parent() {
