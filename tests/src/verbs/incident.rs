@@ -1,0 +1,40 @@
+//! `cargo lab incident`.
+
+#![allow(clippy::print_stdout, reason = "the table is the result")]
+
+use std::path::PathBuf;
+
+use lifeline_lab::progress::Progress;
+use lifeline_lab::state::Gear;
+use lifeline_lab::{incident, real};
+
+use super::{gear, raised, workspace};
+
+/// Arguments of `incident`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Install missing packages without asking
+    #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
+    yes: bool,
+    /// Leave the lab up afterwards
+    #[arg(long)]
+    keep: bool,
+    /// Where the incident report is written
+    #[arg(long, default_value = "incident-report.md")]
+    report: PathBuf,
+    /// On a real cluster, with the real tailscaled
+    #[arg(long)]
+    real: bool,
+}
+
+/// Tells it and prints the table.
+pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<()> {
+    workspace::build(progress)?;
+    let gear = gear(args.real);
+    let acts = raised(args.yes, args.keep, gear, progress, |lab| match gear {
+        Gear::Quick => incident::tell(lab, &args.report, progress),
+        Gear::Real => real::incident::tell(lab, &args.report, progress),
+    })?;
+    print!("{}", incident::table(&acts));
+    Ok(())
+}
