@@ -4,15 +4,17 @@
 
 use crate::agent::{Agent, verdict};
 use crate::ask;
-use crate::cluster::{self, Cluster, Limits, Proof, Sight};
+use crate::cluster::Cluster;
 use crate::consent::{UpTo, narrow};
 use crate::error::{CommandError, Outcome};
 use crate::exit::Exit;
 use crate::follow::{Stopped, follow};
 use crate::heal_view;
 use crate::plan_view;
+use crate::proof::{self, Act, Limits, Proof};
 use crate::record::Record;
 use crate::session::{self, Session};
+use crate::sight::Sight;
 use crate::verbs::watch;
 use crate::words;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
@@ -53,6 +55,8 @@ pub struct Heal<'a> {
     /// The agent, reached anew when the connection was lost.
     pub agent: Agent,
     cluster: Option<(Cluster, Option<Sight>)>,
+    /// The boot the agent was in when the heal began.
+    boot: String,
     /// Incidents that were followed.
     pub records: Vec<Record>,
     /// The last verdict.
@@ -78,6 +82,7 @@ impl<'a> Heal<'a> {
         Self {
             session,
             wish,
+            boot: agent.status.boot_id.clone(),
             agent,
             cluster,
             records: Vec::new(),
@@ -328,18 +333,26 @@ impl<'a> Heal<'a> {
             }
             sleep(Duration::from_secs(2)).await;
         }
-        // A node that was well from the start, and that nobody touched, needs no proof from elsewhere.
-        let Some((cluster, before)) = self.cluster.take().filter(|_| !self.records.is_empty())
+        // A node that was well from the start by both accounts, and that nobody touched, needs no proof.
+        let untouched = self.records.is_empty();
+        let needed =
+            |before: &Option<Sight>| !untouched || before.as_ref().is_some_and(|b| !b.well());
+        let Some((cluster, before)) = self.cluster.take().filter(|(_, before)| needed(before))
         else {
             return Ok(Exit::Done);
         };
-        out.say("Waiting until the API server sees two lease renewals and Ready …");
-        let proof = cluster::prove(
-            async || cluster.look(&self.agent.node).await,
+        out.say("Waiting until the API server sees two lease renewals, Ready and the node's pods ready …");
+        let now = self.agent.status().await?.boot_id;
+        let restarted = self.records.iter().filter_map(Record::restarted_ms).max();
+        let act = Act {
             before,
-            Limits::default(),
-        )
-        .await;
+            restarted: restarted
+                .and_then(|ms| i64::try_from(ms).ok())
+                .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()),
+            boots: (self.boot.clone(), now),
+        };
+        let look = async || cluster.look(&self.agent.node).await;
+        let proof = proof::prove(look, &act, Limits::default()).await;
         let exit = if proof.proven { Exit::Done } else { Exit::TimedOut };
         self.proof = Some(proof);
         Ok(exit)

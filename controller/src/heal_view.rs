@@ -1,8 +1,8 @@
 //! What `ctl heal` found and did, in a few lines for people and one document for machines.
 
-use crate::cluster::Proof;
 use crate::exit::Exit;
 use crate::out::{Paint, Tone};
+use crate::proof::Proof;
 use crate::record::{Record, RunJson};
 use crate::words;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
@@ -131,16 +131,8 @@ pub fn summary(told: &Told<'_>, paint: Paint) -> String {
         }
     }
     match told.proof {
-        Some(p) if p.proven => {
-            lines.push(format!("the API server saw {} lease renewals, and Ready", p.renewals));
-        }
-        Some(p) => lines.push(paint.tone(
-            Tone::Warn,
-            format!(
-                "not proven by the API server: {}",
-                p.lacks.as_deref().unwrap_or("it did not say")
-            ),
-        )),
+        Some(p) if p.proven => lines.push(p.words()),
+        Some(p) => lines.push(paint.tone(Tone::Warn, p.words())),
         None => {}
     }
     if let Some(record) = told.records.last() {

@@ -174,6 +174,17 @@ impl Record {
         self.runs.iter().map(|r| Run { id: &r.id, entries: &r.entries }).collect()
     }
 
+    /// When the last restart of a unit began, by the node's clock; `None` when none was done.
+    pub fn restarted_ms(&self) -> Option<u64> {
+        let runs = self.borrowed();
+        let steps = runs.iter().flat_map(|r| r.steps());
+        let done = steps.filter(|s| {
+            matches!(s.op, NodeOp::Restarted { .. })
+                && matches!(s.ended, Some((_, Outcome::Done | Outcome::AlreadySo)))
+        });
+        done.filter_map(|s| s.began).map(|at| at.wall_ms).max()
+    }
+
     /// The runs for machines.
     pub fn json(&self) -> Vec<RunJson> {
         let runs = self.runs.iter().zip(self.borrowed());

@@ -1,27 +1,29 @@
-//! The API server's view: two renewals of the lease that were seen to happen, and Ready.
+//! The API server's view: two renewals of the lease that were seen to happen, Ready, the boot, no taint, the pods.
 
 use crate::agent::StandIn;
 use crate::desk::{Desk, Ran};
 use crate::story::Story;
+use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Answers as an API server does about one node: the lease is renewed with each look, as the kubelet would every 10 s.
-async fn api_server(ready: &'static str) -> String {
+/// Answers as an API server does about one node and its pod: the lease is renewed with each look, as the kubelet would every
+/// 10 s. From the given look on node and pod are well; before, the node is marked as one that is not heard.
+async fn api_server(well_from: u32) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let looks = Arc::new(AtomicU32::new(0));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer(stream, Arc::clone(&looks), ready));
+            tokio::spawn(answer(stream, Arc::clone(&looks), well_from));
         }
     });
     format!("http://{at}")
 }
 
-async fn answer(mut stream: TcpStream, looks: Arc<AtomicU32>, ready: &str) {
+async fn answer(mut stream: TcpStream, looks: Arc<AtomicU32>, well_from: u32) {
     let mut buffer = vec![0; 16_384];
     let mut have = 0;
     loop {
@@ -32,14 +34,29 @@ async fn answer(mut stream: TcpStream, looks: Arc<AtomicU32>, ready: &str) {
             continue;
         }
         have = 0;
+        let well = looks.load(Ordering::Relaxed) >= well_from;
         let path = text.split(' ').nth(1).unwrap().split('?').next().unwrap().to_owned();
         let (code, body) = match path.as_str() {
-            "/api/v1/nodes/calypso" => (
-                "200 OK",
-                format!(
-                    r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"calypso"}},"status":{{"conditions":[{{"type":"Ready","status":"{ready}","reason":"KubeletReady"}}]}}}}"#
-                ),
-            ),
+            "/api/v1/nodes/calypso" => {
+                let ready = json!({"type": "Ready", "status": if well { "True" } else { "Unknown" },
+                    "reason": if well { "KubeletReady" } else { "NodeStatusUnknown" }});
+                let taint = json!({"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"});
+                let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "calypso"},
+                    "spec": {"taints": if well { json!([]) } else { json!([taint]) }},
+                    "status": {"conditions": [ready], "nodeInfo": {"bootID": "b"}}});
+                ("200 OK", node.to_string())
+            }
+            "/api/v1/pods" => {
+                assert!(text.contains("fieldSelector=spec.nodeName%3Dcalypso"), "{text}");
+                let ready =
+                    json!([{"type": "Ready", "status": if well { "True" } else { "False" }}]);
+                let container = json!({"name": "web", "ready": true, "image": "", "imageID": "", "restartCount": 0});
+                let pod = json!({"metadata": {"name": "web", "namespace": "apps", "uid": "u"},
+                    "status": {"phase": "Running", "conditions": ready, "containerStatuses": [container]}});
+                let list =
+                    json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod]});
+                ("200 OK", list.to_string())
+            }
             "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/calypso" => {
                 let second = looks.fetch_add(1, Ordering::Relaxed) % 60;
                 (
@@ -85,14 +102,28 @@ async fn heal(server: &str, agent: StandIn) -> (Desk, Ran) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_renewals_and_ready_are_the_proof() {
-    let (desk, ran) =
-        heal(&api_server("True").await, StandIn::captured(vec![Story::recovered()])).await;
+    let (desk, ran) = heal(&api_server(0).await, StandIn::captured(vec![Story::recovered()])).await;
     let ran =
         ran.exits(0).says("The API server sees calypso Ready, lease renewed 2025-10-13T12:00:00");
     let cluster = &ran.json()["cluster"];
     assert_eq!((&cluster["proven"], &cluster["renewals"]), (&true.into(), &2.into()), "{cluster}");
     assert_eq!(cluster["before"]["renewed"], "2025-10-13T12:00:00.000000Z");
     assert!(desk.read("r.md").contains("- lease renewals seen to happen after the heal: 2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proof_waits_for_ready_for_the_taint_to_go_and_for_the_pod() {
+    let (desk, ran) = heal(&api_server(4).await, StandIn::captured(vec![Story::recovered()])).await;
+    let ran =
+        ran.exits(0).says("NotReady (NodeStatusUnknown)").says("1 of 1 pods not ready, tainted");
+    let cluster = &ran.json()["cluster"];
+    assert!(cluster["renewals"].as_u64() > Some(2), "{cluster}");
+    assert_eq!(
+        (&cluster["before"]["ready"], &cluster["after"]["ready"]),
+        (&false.into(), &true.into())
+    );
+    assert_eq!(cluster["after"]["pods"][0]["name"], "apps/web");
+    assert!(desk.read("r.md").contains("- before: NotReady (NodeStatusUnknown)"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,8 +135,14 @@ async fn an_api_server_out_of_reach_does_not_keep_an_agent_from_healing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_healthy_node_needs_no_proof() {
-    let (_desk, ran) = heal(&api_server("False").await, StandIn::calypso()).await;
-    let ran = ran.exits(0).says("sees calypso NotReady (KubeletReady)");
+async fn a_node_that_is_healthy_by_both_accounts_needs_no_proof() {
+    let (_desk, ran) = heal(&api_server(0).await, StandIn::calypso()).await;
+    let ran = ran.exits(0).says("sees calypso Ready");
     assert_eq!(ran.json()["cluster"], serde_json::Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heal_that_ended_before_the_proof_is_proven_when_it_is_run_again() {
+    let (_desk, ran) = heal(&api_server(3).await, StandIn::calypso()).await;
+    assert_eq!(ran.exits(0).json()["cluster"]["proven"], true);
 }

@@ -1,7 +1,7 @@
 //! `ctl heal`: reaches the node, lets it climb ([`crate::climb`]), and tells how it went.
 
 use crate::climb::{Heal, Wish};
-use crate::cluster::{Cluster, Proof, Sight};
+use crate::cluster::Cluster;
 use crate::consent::UpTo;
 use crate::error::{CommandError, Outcome};
 use crate::exit::Exit;
@@ -9,7 +9,9 @@ use crate::files::{self, Present};
 use crate::heal_view::{self, Told};
 use crate::interrupt::interruptible;
 use crate::obstacle::chain;
+use crate::proof::Proof;
 use crate::session::Session;
+use crate::sight::Sight;
 use crate::words;
 use std::path::PathBuf;
 use std::time::Duration;
