@@ -128,8 +128,7 @@ mod tests {
     fn node(ready: &str, taint: &str) -> Node {
         read(
             json!({"metadata": {"name": "calypso"}, "spec": {"taints": [{"key": taint, "effect": "NoExecute"}]},
-            "status": {"nodeInfo": {"bootID": "b", "machineID": "", "systemUUID": "", "kernelVersion": "", "osImage": "",
-                    "containerRuntimeVersion": "", "kubeletVersion": "", "kubeProxyVersion": "", "operatingSystem": "", "architecture": ""},
+            "status": {"nodeInfo": {"bootID": "b"},
                 "conditions": [{"type": "DiskPressure", "status": "False"},
                     {"type": "Ready", "status": ready, "reason": "R", "lastHeartbeatTime": "2025-10-13T12:00:00Z"}]}}),
         )
