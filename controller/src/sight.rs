@@ -134,7 +134,7 @@ mod tests {
         )
     }
 
-    fn pod(name: &str, status: Value) -> Pod {
+    fn pod(name: &str, status: &Value) -> Pod {
         read(
             json!({"metadata": {"name": name, "namespace": "apps", "uid": name}, "status": status}),
         )
@@ -158,7 +158,7 @@ mod tests {
             "containerStatuses": [{"name": "a", "ready": true, "restartCount": 0, "image": "", "imageID": "",
                 "state": {"running": {"startedAt": "2025-10-13T11:00:00Z"}}}]});
         let done = json!({"phase": "Succeeded"});
-        let seen = Sight::of(node("True", "x"), None, vec![pod("web", marked), pod("job", done)]);
+        let seen = Sight::of(node("True", "x"), None, vec![pod("web", &marked), pod("job", &done)]);
         let [web] = &seen.pods[..] else { panic!("{seen:?}") };
         assert!(!web.ready && web.ready_by_kubelet && web.started.is_some(), "{web:?}");
         assert_eq!((web.name.as_str(), seen.well()), ("apps/web", false));

@@ -26,7 +26,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let before =
-        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let before =
         serde_json::from_str(&before).with_context(|| format!("understand {}", path.display()))?;
     let differences = witness::diff(&before, &now);
