@@ -174,12 +174,12 @@ impl Record {
         self.runs.iter().map(|r| Run { id: &r.id, entries: &r.entries }).collect()
     }
 
-    /// When the last restart of a unit began, by the node's clock; `None` when none was done.
+    /// When the last restart of a unit, or of the node, began, by the node's clock; `None` when none was done.
     pub fn restarted_ms(&self) -> Option<u64> {
         let runs = self.borrowed();
         let steps = runs.iter().flat_map(|r| r.steps());
         let done = steps.filter(|s| {
-            matches!(s.op, NodeOp::Restarted { .. })
+            matches!(s.op, NodeOp::Restarted { .. } | NodeOp::Rebooted)
                 && matches!(s.ended, Some((_, Outcome::Done | Outcome::AlreadySo)))
         });
         done.filter_map(|s| s.began).map(|at| at.wall_ms).max()
