@@ -5,6 +5,7 @@ use crate::critical::{self, Sources};
 use crate::diagnosis::{Diagnosis, Verdict};
 use crate::evidence::same_rule;
 use crate::fib;
+use crate::net::Family;
 use crate::observation::{
     Addr, Fate, Link, Observation, Probe, Reach, Route, RouteKind, Rule, Sense, TABLE_MAIN, Through,
 };
@@ -170,9 +171,11 @@ fn build(seen: &Observation, rules: &[Rule], main: &[Route]) -> Baseline {
         .into_iter()
         .map(|(role, prefix, ask)| {
             let mut e = Expected { role, prefix, ask, path: None };
-            // Before the first pod there is no bridge, and own pods would leave by the default route: that is no path of theirs.
+            // Before the first pod there is no bridge, and own pods would leave by the default route: that is no path of
+            // theirs. Nor is there one where the pod network refuses what no pod has (Calico's blackhole for its own block).
             if role != Role::OwnPods
-                || main.iter().any(|r| !r.dst.is_all() && r.dst.overlaps(&prefix))
+                || (main.iter().any(|r| !r.dst.is_all() && r.dst.overlaps(&prefix))
+                    && !is_refused(seen, ask))
             {
                 e.path = critical::path(rules, &routes, &seen.addrs, &e, &seen.cluster);
             }
@@ -223,6 +226,11 @@ fn build(seen: &Observation, rules: &[Rule], main: &[Route]) -> Baseline {
         sysctls: seen.sysctls.clone(),
         gateway_mac: None,
     }
+}
+
+/// Does `main` refuse it?
+fn is_refused(seen: &Observation, ask: IpAddr) -> bool {
+    fib::best(&seen.routes, TABLE_MAIN, Family::of(ask), ask).is_some_and(|r| r.kind.refuses())
 }
 
 /// Is this device one the healthy node depends on? Pods' own ends come and go.

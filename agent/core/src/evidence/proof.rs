@@ -33,8 +33,17 @@ impl Evidence<'_> {
     pub fn harm(&self, strays: &[&Stray]) -> bool {
         let api = strays.iter().any(|s| s.expected.role == Role::Api);
         (api && self.api_works() == Some(false) && self.api_is_there())
-            || strays.iter().any(|s| self.is_pods_leak(s))
+            || strays.iter().any(|s| self.is_pods_leak(s) || self.is_pods_refused(s))
             || strays.iter().any(|s| self.is_overlay_leak(s, strays))
+    }
+
+    /// The kernel itself refuses what the pod network would carry: no answer from afar is needed to prove that.
+    fn is_pods_refused(&self, s: &Stray) -> bool {
+        let refused = matches!(s.answer, Answer::Refused { table: Some(TABLE_MAIN), .. });
+        let cni = |d: &str| self.policy.cni_links.iter().any(|l| l == d);
+        refused
+            && matches!(s.expected.role, Role::OwnPods | Role::RemotePods)
+            && s.expected.path.as_ref().is_some_and(|p| cni(&p.dev))
     }
 
     /// Pods' traffic leaves by a device that is neither the pod network's nor a plain uplink.

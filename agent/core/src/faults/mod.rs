@@ -18,7 +18,9 @@ mod link_lost;
 pub(crate) mod local_filter;
 mod moved;
 mod orphan_tun;
+mod refusing_route;
 mod route_lost;
+mod split_default;
 mod sysctl_changed;
 pub(crate) mod tailscale;
 mod tailscale_capture;
@@ -125,6 +127,8 @@ pub static ALL: &[&Fault] = &[
     &tailscale_capture::FAULT,
     &wg_quick::FAULT,
     &orphan_tun::FAULT,
+    &split_default::FAULT,
+    &refusing_route::FAULT,
     &unknown_capture::FAULT,
     &local_filter::FAULT,
     &kubelet_stuck::FAULT,
@@ -151,6 +155,10 @@ pub(crate) enum Captor {
     WgQuick,
     /// A tun device without a process.
     OrphanTun,
+    /// A tunnel's wide routes in `main`.
+    SplitDefault,
+    /// A route of `main` that refuses.
+    Refuser,
     /// Somebody.
     Unknown,
 }
@@ -164,6 +172,10 @@ pub(crate) fn captor(e: &Evidence<'_>, s: &Stray) -> Captor {
         Captor::WgQuick
     } else if orphan_tun::takes(e, s) {
         Captor::OrphanTun
+    } else if split_default::takes(e, s) {
+        Captor::SplitDefault
+    } else if refusing_route::takes(e, s) {
+        Captor::Refuser
     } else if default_route::takes(e, s) {
         Captor::OtherDefault
     } else {

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 
 pub(super) static FAULT: Fault = Fault {
     id: "unknown-capture",
-    rows: &["R6", "R9", "R10", "R12", "R14", "R24"],
+    rows: &["R6", "R10", "R14", "R24"],
     title: "critical traffic is taken by something unknown",
     why: "Traffic to the API server, other nodes, pods or services leaves elsewhere than it does on the healthy node, and no \
           tool we know left the marks it would leave. The guard leads around it. Nothing is deleted on a guess: the \
@@ -37,7 +37,11 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
             Captor::Tailscale => "tailscale-capture",
             Captor::WgQuick => "wg-quick-capture",
             Captor::OrphanTun => "orphan-tun-capture",
-            Captor::Nobody | Captor::OtherDefault | Captor::Unknown => return false,
+            Captor::Nobody
+            | Captor::OtherDefault
+            | Captor::SplitDefault
+            | Captor::Refuser
+            | Captor::Unknown => return false,
         };
         super::by_id(id).is_some_and(|f| f.needs.iter().any(|n| e.seen.has_gap(*n)))
     };

@@ -37,6 +37,13 @@ pub enum RouteKind {
     Throw,
 }
 
+impl RouteKind {
+    /// Does the kernel answer with an error? A `throw` only leaves the table.
+    pub fn refuses(self) -> bool {
+        matches!(self, Self::Blackhole | Self::Unreachable | Self::Prohibit)
+    }
+}
+
 /// One next hop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Hop {
