@@ -12,9 +12,11 @@ use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 mod differences;
+mod firewall;
 mod learn;
 
 pub use differences::differences;
+pub use firewall::{Firewall, KnownHook, KnownPolicy, KnownRule, calls, hooks};
 pub use learn::{accept, derive, learn};
 
 /// Where a baseline comes from.
@@ -117,6 +119,8 @@ pub struct Baseline {
     pub resolv: Option<Resolv>,
     /// Sysctls that matter.
     pub sysctls: BTreeMap<String, String>,
+    /// The packet filter, if all of it could be read then.
+    pub firewall: Option<Firewall>,
     /// Hardware address of the gateway, to tell a moved network from a broken one.
     pub gateway_mac: Option<String>,
 }

@@ -92,6 +92,7 @@ fn at_rung(op: &NodeOp) -> Option<&'static [Rung]> {
         NodeOp::Rules { .. }
         | NodeOp::Routes { .. }
         | NodeOp::Netfilter { .. }
+        | NodeOp::Policies { .. }
         | NodeOp::LinkGone { .. }
         | NodeOp::ResolvConf { .. }
         | NodeOp::Sysctl { .. } => Some(&[Rung::Clean]),
@@ -161,12 +162,29 @@ fn one(step: &Step<NodeOp>, seen: &Observation, base: &Baseline) -> Vec<String> 
         NodeOp::Netfilter { absent, absent_chains, present, present_chains, .. } => {
             let mut out: Vec<String> = absent.iter().filter_map(nf_rule).collect();
             for c in absent_chains {
-                if spared_chain(c) || BUILT_IN.contains(&c.as_str()) {
+                if is_spared_chain(c) || BUILT_IN.contains(&c.as_str()) {
                     out.push(format!("chain {c} is not ours to delete"));
                 }
             }
             if !present.is_empty() || !present_chains.is_empty() {
                 out.push("netfilter rules are put back by an undo only".to_string());
+            }
+            out
+        }
+        NodeOp::Policies { backend, family, table, wanted, .. } => {
+            let is_it =
+                |t: &&NfTable| t.backend == *backend && t.family == *family && t.name == *table;
+            let there = seen.netfilter.iter().find(is_it);
+            let mut out: Vec<String> = Vec::new();
+            for w in wanted {
+                let chain = there.and_then(|t| t.chains.iter().find(|c| c.name == w.chain));
+                if chain.is_none_or(|c| c.policy.is_none()) {
+                    out.push(format!("{table} has no chain {} with a policy", w.chain));
+                }
+                // To close one is nobody's repair.
+                if w.policy != "ACCEPT" {
+                    out.push(format!("{} would be closed: {}", w.chain, w.policy));
+                }
             }
             out
         }
@@ -346,7 +364,7 @@ fn nf_rule(r: &NfRule) -> Option<String> {
         .skip_while(|w| !matches!(*w, "-j" | "-g" | "jump" | "goto"))
         .nth(1)
         .unwrap_or_default();
-    if spared_chain(&r.chain) || spared_chain(to) {
+    if is_spared_chain(&r.chain) || is_spared_chain(to) {
         Some(format!("is not ours to delete: -A {} {}", r.chain, r.spec))
     } else if r.spec.is_empty() {
         Some(format!("an empty rule of {} names nothing", r.chain))
@@ -355,6 +373,7 @@ fn nf_rule(r: &NfRule) -> Option<String> {
     }
 }
 
-fn spared_chain(name: &str) -> bool {
+/// A chain that others live by.
+pub(crate) fn is_spared_chain(name: &str) -> bool {
     SPARED_CHAINS.iter().any(|s| name.starts_with(s))
 }

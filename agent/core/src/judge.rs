@@ -20,7 +20,7 @@ const FORWARDING: [Sense; 3] = [Sense::Links, Sense::Rules, Sense::Routes];
 pub fn judge(seen: &Observation, base: &Baseline, policy: &Policy) -> Diagnosis {
     let e = Evidence::of(seen, base, policy);
     let (findings, held) = find(&e);
-    let verdict = verdict(&e);
+    let verdict = verdict(&e, &findings);
     let findings = match verdict {
         // Nothing is wrong that is ours to mend, whatever lies about; remnants can wait for better days.
         Verdict::Upstream | Verdict::Unknown => Vec::new(),
@@ -74,7 +74,7 @@ fn find(e: &Evidence<'_>) -> (Vec<Finding>, Vec<Held>) {
     (findings, held)
 }
 
-fn verdict(e: &Evidence<'_>) -> Verdict {
+fn verdict(e: &Evidence<'_>, findings: &[Finding]) -> Verdict {
     if FORWARDING.iter().any(|s| e.seen.has_gap(*s)) || e.expected.iter().all(|x| x.path.is_none())
     {
         return Verdict::Unknown;
@@ -97,8 +97,11 @@ fn verdict(e: &Evidence<'_>) -> Verdict {
     match e.api_works() {
         Some(true) if kubelet_trouble(e).is_some() => Verdict::KubeletStuck,
         _ if !e.doubts.is_empty() => Verdict::Unknown,
-        Some(true) => Verdict::Healthy,
-        Some(false) if faults::local_filter::is_there(e) => Verdict::Filtered,
+        // The API server answers, and something else of the node's does proven harm: its pods are cut off, its services are dead.
+        Some(true) => findings.iter().find(|f| f.harm).map_or(Verdict::Healthy, |f| f.verdict),
+        Some(false) if faults::policy_drop::is_there(e) || faults::local_filter::is_there(e) => {
+            Verdict::Filtered
+        }
         Some(false) => Verdict::Upstream,
         None => Verdict::Unknown,
     }
@@ -169,8 +172,9 @@ fn summary(
         Verdict::Lost if e.strays.is_empty() => "a kernel rule is missing".to_string(),
         Verdict::Lost => format!("no way to {}{guard}", named(&e.strays)),
         Verdict::Filtered => {
-            "forwarding is right, but packets to the API server are dropped on this node"
-                .to_string()
+            let fault = first.and_then(|f| faults::by_id(&f.fault));
+            let what = fault.map_or("packets are dropped on this node", |f| f.title);
+            format!("forwarding is right, but {what}")
         }
         Verdict::KubeletStuck => format!(
             "the API server answers, the kubelet does not reach it: {}",

@@ -22,6 +22,7 @@ pub mod engine;
 pub mod evidence;
 pub mod faults;
 pub mod fib;
+pub mod filter;
 pub mod guard;
 pub mod incident;
 pub mod journal;

@@ -42,6 +42,9 @@ pub struct Observation {
     pub routes: Vec<Route>,
     /// Netfilter tables by backend and family.
     pub netfilter: Vec<NfTable>,
+    /// Tables of nftables' `inet` family, which is of both: firewalld's, a VPN's. They are seen and named, and never acted upon,
+    /// so that no op that names a backend and a family can reach one by mistake; their own `family` says nothing.
+    pub inet: Vec<NfTable>,
     /// Processes that matter: tunnel daemons, owners of tun devices, Kubernetes' own.
     pub processes: Vec<Process>,
     /// Units that matter.

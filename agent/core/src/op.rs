@@ -95,6 +95,15 @@ pub struct PlacedRule {
     pub rule: NfRule,
 }
 
+/// The policy of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainPolicy {
+    /// The chain.
+    pub chain: String,
+    /// `ACCEPT` or `DROP`.
+    pub policy: String,
+}
+
 /// The wanted state of one object of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
@@ -160,6 +169,19 @@ pub enum NodeOp {
         present_chains: Vec<Chain>,
         /// These rules are there, at these places (undo).
         present: Vec<PlacedRule>,
+    },
+    /// Chains of one netfilter table, which the kernel leads packets into, have these policies; no rule is touched.
+    Policies {
+        /// Backend.
+        backend: Backend,
+        /// Family.
+        family: Family,
+        /// Table.
+        table: String,
+        /// Language of the table.
+        dialect: Dialect,
+        /// What each chain's policy is to be.
+        wanted: Vec<ChainPolicy>,
     },
     /// A device is gone.
     LinkGone {
@@ -277,6 +299,7 @@ impl NodeOp {
             Self::Rules { .. } => "rules",
             Self::Routes { .. } => "routes",
             Self::Netfilter { .. } => "netfilter",
+            Self::Policies { .. } => "policies",
             Self::LinkGone { .. } => "link-gone",
             Self::ResolvConf { .. } => "resolv-conf",
             Self::Sysctl { .. } => "sysctl",

@@ -90,7 +90,10 @@ pub fn forecast(
 ) -> Vec<NodePlan> {
     let mut plans = Vec::new();
     let (mut seen, mut diag) = (seen.clone(), diag.clone());
-    let sick = matches!(diag.verdict, Verdict::Captured | Verdict::Lost | Verdict::KubeletStuck);
+    let sick = matches!(
+        diag.verdict,
+        Verdict::Captured | Verdict::Lost | Verdict::Filtered | Verdict::KubeletStuck
+    );
     for rung in Rung::ENGINE {
         let Some(plan) = plan(&seen, base, policy, &diag, rung, "", 0) else { continue };
         imagine(&mut seen, &plan);
@@ -153,6 +156,17 @@ fn imagine(seen: &mut Observation, plan: &NodePlan) {
                 for t in seen.netfilter.iter_mut().filter(mine) {
                     t.rules.retain(|r| !absent.contains(r) && !absent_chains.contains(&r.chain));
                     t.chains.retain(|c| !absent_chains.contains(&c.name));
+                }
+            }
+            NodeOp::Policies { backend, family, table, wanted, .. } => {
+                let mine = |t: &&mut NfTable| {
+                    t.backend == *backend && t.family == *family && t.name == *table
+                };
+                let chains = seen.netfilter.iter_mut().filter(mine).flat_map(|t| &mut t.chains);
+                for c in chains {
+                    if let Some(w) = wanted.iter().find(|w| w.chain == c.name) {
+                        c.policy = Some(w.policy.clone());
+                    }
                 }
             }
             NodeOp::ResolvConf { wanted } => seen.resolv = Some(wanted.clone()),

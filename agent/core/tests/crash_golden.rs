@@ -78,6 +78,16 @@ fn rest(node: &Node, plan: &NodePlan) -> Observation {
                     t.chains.sort();
                 }
             }
+            NodeOp::Policies { backend, family, table, wanted, .. } => {
+                let mine = |t: &&mut lifeline_core::observation::NfTable| {
+                    t.backend == *backend && t.family == *family && t.name == *table
+                };
+                for c in seen.netfilter.iter_mut().filter(mine).flat_map(|t| &mut t.chains) {
+                    if wanted.iter().any(|w| w.chain == c.name) {
+                        c.policy = None;
+                    }
+                }
+            }
             NodeOp::Stopped { process, .. } => seen.processes.retain(|p| p.pid != process.pid),
             NodeOp::LinkGone { name, .. } => seen.links.retain(|l| l.name != *name),
             NodeOp::ResolvConf { .. } => seen.resolv = None,

@@ -210,6 +210,8 @@ fn touches(
             let own = ["ts-input", "ts-forward", "ts-postrouting"];
             rule.or_else(|| absent_chains.iter().find(|c| !own.contains(&c.as_str())).cloned())
         }
+        // Only a policy that was another in the healthy node is set, and no stranger here has one.
+        NodeOp::Policies { table, .. } => Some(format!("a policy of {table}")),
         NodeOp::LinkGone { name, .. } => (name != "tailscale0").then(|| name.clone()),
         NodeOp::Quarantined { path } => {
             (path.ends_with("somebody") || path.starts_with("/etc")).then(|| path.clone())

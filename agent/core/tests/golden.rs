@@ -161,7 +161,8 @@ fn details(out: &mut String, op: &NodeOp, seen: &Observation) {
                 let _ = writeln!(out, "      - dead, to {a}");
             }
         }
-        NodeOp::ExitNodeOff { .. }
+        NodeOp::Policies { .. }
+        | NodeOp::ExitNodeOff { .. }
         | NodeOp::ExitNodeOn { .. }
         | NodeOp::Stopped { .. }
         | NodeOp::LinkGone { .. }

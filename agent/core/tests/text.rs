@@ -166,6 +166,11 @@ fn nf_table() -> impl Strategy<Value = NfTable> {
         })
 }
 
+/// Of both families, so its own says nothing.
+fn inet_table() -> impl Strategy<Value = NfTable> {
+    nf_table().prop_map(|t| NfTable { backend: Backend::Nft, family: Family::V4, ..t })
+}
+
 fn process() -> impl Strategy<Value = Process> {
     (
         any::<(u32, u32, u64)>(),
@@ -279,22 +284,25 @@ fn tables() -> impl Strategy<Value = Observation> {
         vec(addr, 0..3),
         vec(rule(), 0..4),
         vec(route(), 0..4),
-        vec(nf_table(), 0..4),
+        (vec(nf_table(), 0..4), vec(inet_table(), 0..2)),
         vec(process(), 0..3),
     )
-        .prop_map(|(taken, cluster, links, addrs, rules, routes, netfilter, processes)| {
-            Observation {
-                taken,
-                cluster,
-                links,
-                addrs,
-                rules,
-                routes,
-                netfilter,
-                processes,
-                ..Observation::default()
-            }
-        })
+        .prop_map(
+            |(taken, cluster, links, addrs, rules, routes, (netfilter, inet), processes)| {
+                Observation {
+                    taken,
+                    cluster,
+                    links,
+                    addrs,
+                    rules,
+                    routes,
+                    netfilter,
+                    inet,
+                    processes,
+                    ..Observation::default()
+                }
+            },
+        )
 }
 
 fn observation() -> impl Strategy<Value = Observation> {

@@ -88,6 +88,10 @@ impl Hands {
                 Some(target) => netfilter::look(&target).await,
                 None => Err("look at a netfilter table: it is none".to_owned()),
             },
+            NodeOp::Policies { .. } => match policies_of(op) {
+                Some(target) => netfilter::policies::look(&target).await,
+                None => Err("look at policies: they are none".to_owned()),
+            },
             NodeOp::LinkGone { name, .. } => link::look(&self.kernel, name).await,
             NodeOp::ResolvConf { .. } => resolv::look(&self.paths.resolv).await,
             NodeOp::Sysctl { key, .. } => sysctl::look(key).await,
@@ -133,6 +137,10 @@ impl Hands {
             NodeOp::Netfilter { .. } => match table_of(op) {
                 Some(target) => netfilter::act(&target, &self.paths.locks).await,
                 None => Err(lasting("change a netfilter table: it is none")),
+            },
+            NodeOp::Policies { .. } => match policies_of(op) {
+                Some(target) => netfilter::policies::act(&target, &self.paths.locks).await,
+                None => Err(lasting("set policies: they are none")),
             },
             NodeOp::LinkGone { name, kind } => link::act(&self.kernel, name, kind).await,
             NodeOp::ResolvConf { wanted } => resolv::act(&self.paths.resolv, wanted).await,
@@ -191,6 +199,17 @@ fn table_of(op: &NodeOp) -> Option<netfilter::Target<'_>> {
         absent_chains,
         present_chains,
         present,
+    })
+}
+
+fn policies_of(op: &NodeOp) -> Option<netfilter::policies::Target<'_>> {
+    let NodeOp::Policies { backend, family, table, dialect, wanted } = op else { return None };
+    Some(netfilter::policies::Target {
+        backend: *backend,
+        family: *family,
+        table,
+        dialect: *dialect,
+        wanted,
     })
 }
 

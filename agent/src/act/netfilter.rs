@@ -1,14 +1,16 @@
 //! Changes one netfilter table in one transaction: all of it happens or none of it.
 //!
 //! Only rules and chains that the op names are touched, and only those that are there: `iptables-restore` gives the whole table
-//! up over one line that does not match. Built-in chains are never flushed or deleted, policies never changed.
+//! up over one line that does not match. Built-in chains are never flushed or deleted; policies change only where an op is about nothing else.
 
 mod lock;
+pub mod policies;
 mod script;
 
 pub use lock::Locks;
 pub(super) use lock::take;
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -88,26 +90,7 @@ pub async fn act(target: &Target<'_>, locks: &Locks) -> Result<(), Failure> {
     if script.is_empty() {
         return Ok(());
     }
-    for test in [true, false] {
-        let restore = || match target.dialect {
-            Dialect::Iptables => Call::new(&tool(target.backend, target.family, "-restore"))
-                .args(["--noflush", "-w", "5"])
-                .args(test.then_some("--test")),
-            Dialect::Nft => Call::new("nft").args(test.then_some("-c")).args(["-f", "-"]),
-        };
-        let mut ran = run(restore().env("XTABLES_LOCKFILE", locks.own.clone()), &script).await;
-        if lock.is_some() && ran.as_ref().is_err_and(|e| e.to_string().contains("xtables lock")) {
-            // Before 1.8.5 iptables knows only the shared lock, and waits for us to let it go. It gives up by itself well within
-            // its deadline, so what it does is done before we return all the same.
-            lock = None;
-            ran = run(restore(), &script).await;
-        }
-        if let Err(e) = ran {
-            // The tool names our lines by number only.
-            tracing::warn!(script, error = %chain(&e), "{what}: refused by the tool");
-            return Err(broken(&what, &e));
-        }
-    }
+    feed(&what, (target.backend, target.family, target.dialect), &script, &mut lock, locks).await?;
     drop(lock);
     confirm(target, &what).await?;
     // The op wants none; but nobody has looked at more than it lists.
@@ -118,6 +101,37 @@ pub async fn act(target: &Target<'_>, locks: &Locks) -> Result<(), Failure> {
             Err(passing(format!("{what}: {text}: those listed are gone")))
         }
     }
+}
+
+/// Gives a script to the table's tool, first to be tried and then to be done.
+async fn feed(
+    what: &str,
+    (backend, family, dialect): (Backend, Family, Dialect),
+    script: &str,
+    lock: &mut Option<File>,
+    locks: &Locks,
+) -> Result<(), Failure> {
+    for test in [true, false] {
+        let restore = || match dialect {
+            Dialect::Iptables => Call::new(&tool(backend, family, "-restore"))
+                .args(["--noflush", "-w", "5"])
+                .args(test.then_some("--test")),
+            Dialect::Nft => Call::new("nft").args(test.then_some("-c")).args(["-f", "-"]),
+        };
+        let mut ran = run(restore().env("XTABLES_LOCKFILE", locks.own.clone()), script).await;
+        if lock.is_some() && ran.as_ref().is_err_and(|e| e.to_string().contains("xtables lock")) {
+            // Before 1.8.5 iptables knows only the shared lock, and waits for us to let it go. It gives up by itself well within
+            // its deadline, so what it does is done before we return all the same.
+            *lock = None;
+            ran = run(restore(), script).await;
+        }
+        if let Err(e) = ran {
+            // The tool names our lines by number only.
+            tracing::warn!(script, error = %chain(&e), "{what}: refused by the tool");
+            return Err(broken(what, &e));
+        }
+    }
+    Ok(())
 }
 
 async fn run(call: Call, script: &str) -> Result<(), ChildError> {
@@ -157,13 +171,6 @@ impl Target<'_> {
 
     /// Text that goes into a script must not end a line or begin another command.
     fn check(&self) -> Result<(), String> {
-        let word = |w: &str| {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:+/@".contains(c);
-            if w.is_empty() || w.starts_with('-') || !w.chars().all(plain) {
-                return Err(format!("{w:?} is no name of a table or chain"));
-            }
-            Ok(())
-        };
         let line = |l: &str| {
             let inert = !l.chars().any(char::is_control);
             // nft takes several commands on one line.
@@ -189,6 +196,15 @@ impl Target<'_> {
         }
         Ok(())
     }
+}
+
+/// A name that cannot end a line or begin another command.
+fn word(w: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:+/@".contains(c);
+    if w.is_empty() || w.starts_with('-') || !w.chars().all(plain) {
+        return Err(format!("{w:?} is no name of a table or chain"));
+    }
+    Ok(())
 }
 
 /// Asks for each chain that should be gone by a way that does not parse the table.

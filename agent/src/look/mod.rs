@@ -168,7 +168,8 @@ impl Look {
         };
         let (mut seen, netfilter, processes, units) =
             tokio::join!(net, netfilter, processes, units);
-        seen.netfilter = netfilter.unpack(&mut seen.gaps);
+        let tables = netfilter.unpack(&mut seen.gaps);
+        (seen.netfilter, seen.inet) = (tables.single, tables.inet);
         seen.processes = processes.unpack(&mut seen.gaps);
         seen.units = units.unpack(&mut seen.gaps);
         seen

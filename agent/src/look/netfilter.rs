@@ -1,7 +1,7 @@
 //! All netfilter tables of both backends and families; a table that cannot be read whole is a gap, never half a table.
 
 use super::{Seen, chain};
-use crate::netfilter::read_all;
+use crate::netfilter::{ReadError, read_all, read_inet};
 use crate::netlink::nft_generation;
 use lifeline_core::net::Family;
 use lifeline_core::observation::{Backend, Gap, NfTable, Sense};
@@ -13,24 +13,34 @@ use tokio::time::timeout;
 /// and 20 000 rules need not be read again.
 #[derive(Debug, Default)]
 pub(super) struct Netfilter {
-    known: Mutex<Option<(u32, Vec<NfTable>)>>,
+    known: Mutex<Option<(u32, Tables)>>,
+}
+
+/// The tables of one backend and family each, and those of nftables' `inet` family.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tables {
+    pub(super) single: Vec<NfTable>,
+    pub(super) inet: Vec<NfTable>,
 }
 
 impl Netfilter {
     /// Reads them. A child still running at the deadline is killed when its call is dropped; it only reads, so it leaves
     /// nothing.
-    pub(super) async fn read(&self, limit: Duration) -> Seen<Vec<NfTable>> {
+    pub(super) async fn read(&self, limit: Duration) -> Seen<Tables> {
         let (legacy4, legacy6, nft) = tokio::join!(
-            one(Sense::Legacy4, Backend::Legacy, Family::V4, limit),
-            one(Sense::Legacy6, Backend::Legacy, Family::V6, limit),
+            one(Sense::Legacy4, limit, read_all(Backend::Legacy, Family::V4)),
+            one(Sense::Legacy6, limit, read_all(Backend::Legacy, Family::V6)),
             self.nft(limit),
         );
         let mut gaps: Vec<Gap> = Vec::new();
-        let found = [legacy4, legacy6, nft].into_iter().flat_map(|s| s.unpack(&mut gaps)).collect();
-        Seen { found, gaps }
+        let mut single = legacy4.unpack(&mut gaps);
+        single.extend(legacy6.unpack(&mut gaps));
+        let nft = nft.unpack(&mut gaps);
+        single.extend(nft.single);
+        Seen { found: Tables { single, inet: nft.inet }, gaps }
     }
 
-    async fn nft(&self, limit: Duration) -> Seen<Vec<NfTable>> {
+    async fn nft(&self, limit: Duration) -> Seen<Tables> {
         let before = nft_generation().await.ok().flatten();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let (Some(now), Some((then, tables))) = (before, known)
@@ -38,13 +48,15 @@ impl Netfilter {
         {
             return Seen::whole(tables);
         }
-        let (nft4, nft6) = tokio::join!(
-            one(Sense::Nft4, Backend::Nft, Family::V4, limit),
-            one(Sense::Nft6, Backend::Nft, Family::V6, limit),
+        let (nft4, nft6, inet) = tokio::join!(
+            one(Sense::Nft4, limit, read_all(Backend::Nft, Family::V4)),
+            one(Sense::Nft6, limit, read_all(Backend::Nft, Family::V6)),
+            one(Sense::Nft4, limit, read_inet()),
         );
         let mut gaps = Vec::new();
-        let found: Vec<NfTable> =
-            [nft4, nft6].into_iter().flat_map(|s| s.unpack(&mut gaps)).collect();
+        let mut single = nft4.unpack(&mut gaps);
+        single.extend(nft6.unpack(&mut gaps));
+        let found = Tables { single, inet: inet.unpack(&mut gaps) };
         let after = nft_generation().await.ok().flatten();
         // What was read while it changed is a mixture, right for the moment and not worth keeping.
         let kept = before
@@ -55,8 +67,12 @@ impl Netfilter {
     }
 }
 
-async fn one(what: Sense, backend: Backend, family: Family, limit: Duration) -> Seen<Vec<NfTable>> {
-    match timeout(limit, read_all(backend, family)).await {
+async fn one(
+    what: Sense,
+    limit: Duration,
+    read: impl Future<Output = Result<Vec<NfTable>, ReadError>>,
+) -> Seen<Vec<NfTable>> {
+    match timeout(limit, read).await {
         Ok(Ok(tables)) => Seen::whole(tables),
         Ok(Err(e)) => Seen::nothing(what, chain(&e)),
         Err(_) => Seen::nothing(what, format!("read netfilter tables: not done within {limit:?}")),

@@ -15,7 +15,7 @@ mod wire;
 use events::Watch;
 pub use events::{Events, Hint};
 pub use links::LinkNames;
-pub use nftables::{nft_generation, nft_tables};
+pub use nftables::{inet_tables, nft_generation, nft_tables};
 pub use routes::{route_from, route_message};
 pub use rules::{rule_from, rule_message, victim};
 pub use sockets::TcpSocket;

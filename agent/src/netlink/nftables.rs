@@ -28,10 +28,22 @@ const EINVAL: i32 = 22;
 /// # Errors
 /// When they could not be read to the end.
 pub async fn nft_tables(family: Family) -> Result<Vec<String>, NetlinkError> {
-    let number = match family {
+    tables(match family {
         Family::V4 => 2,
         Family::V6 => 10,
-    };
+    })
+    .await
+}
+
+/// Names of the nf_tables tables of the `inet` family, which is of both.
+///
+/// # Errors
+/// When they could not be read to the end.
+pub async fn inet_tables() -> Result<Vec<String>, NetlinkError> {
+    tables(1).await
+}
+
+async fn tables(number: u8) -> Result<Vec<String>, NetlinkError> {
     let mut names = Vec::new();
     let what = "list nf_tables tables";
     let asked = ask(what, GET_TABLE, REQUEST | DUMP, number, |kind, message| {

@@ -127,6 +127,9 @@ fn details(op: &NodeOp) -> Vec<String> {
             let put = present.iter().map(|p| plus(format!("{} {}", p.rule.chain, p.rule.spec)));
             rules.chain(chains).chain(back).chain(put).collect()
         }
+        NodeOp::Policies { wanted, .. } => {
+            wanted.iter().map(|w| plus(format!("chain {} policy {}", w.chain, w.policy))).collect()
+        }
         NodeOp::ResolvConf { wanted } => wanted.text.lines().map(|l| plus(l.to_string())).collect(),
         NodeOp::FlowsGone { sources, dead_to } => {
             let from = sources.iter().map(|s| minus(format!("connections from {s}")));

@@ -1,6 +1,6 @@
 //! Makes a baseline of a look: derived, learnt or accepted. Never of a node that is sick or that our guard stands on.
 
-use super::{Baseline, Expected, KnownLink, Provenance, Role};
+use super::{Baseline, Expected, Firewall, KnownLink, Provenance, Role};
 use crate::critical::{self, Sources};
 use crate::diagnosis::{Diagnosis, Verdict};
 use crate::evidence::same_rule;
@@ -130,6 +130,7 @@ fn take(
     base.generation = previous.map_or(0, |p| p.generation) + 1;
     if let Some(old) = previous {
         base.gateway_mac = base.gateway_mac.or_else(|| old.gateway_mac.clone());
+        base.firewall = base.firewall.or_else(|| old.firewall.clone());
         let same = Baseline {
             generation: old.generation,
             taken: old.taken.clone(),
@@ -202,6 +203,7 @@ fn build(seen: &Observation, rules: &[Rule], main: &[Route]) -> Baseline {
         }
     }
     kept.sort_by_key(|r| (r.family, r.pref));
+    let firewall = Firewall::of(seen, &expected);
     let links: Vec<&Link> = seen.links.iter().filter(|l| belongs(l, seen, &expected)).collect();
     let has = |dev: &str| links.iter().any(|l| l.name == dev);
     let is_link_local = |a: &Addr| match a.addr {
@@ -224,6 +226,7 @@ fn build(seen: &Observation, rules: &[Rule], main: &[Route]) -> Baseline {
         fdb: seen.fdb.iter().filter(|f| !f.dst.is_unspecified()).cloned().collect(),
         resolv: seen.resolv.clone(),
         sysctls: seen.sysctls.clone(),
+        firewall,
         gateway_mac: None,
     }
 }

@@ -18,6 +18,7 @@ mod link_lost;
 pub(crate) mod local_filter;
 mod moved;
 mod orphan_tun;
+pub(crate) mod policy_drop;
 mod refusing_route;
 mod route_lost;
 mod split_default;
@@ -130,6 +131,7 @@ pub static ALL: &[&Fault] = &[
     &split_default::FAULT,
     &refusing_route::FAULT,
     &unknown_capture::FAULT,
+    &policy_drop::FAULT,
     &local_filter::FAULT,
     &kubelet_stuck::FAULT,
     &moved::FAULT,

@@ -187,9 +187,14 @@ pub(crate) fn orphans<'e>(e: &'e Evidence<'_>) -> Vec<&'e Link> {
     e.seen.links.iter().filter(|l| is_device(e, l) && orphan_tun::is_orphan(e, l)).collect()
 }
 
+/// A chain of its own, which goes as a whole.
+pub(crate) fn is_own_chain(name: &str) -> bool {
+    CHAINS.contains(&name)
+}
+
 /// What of a netfilter table is its own: rules in chains of others, and chains.
 pub(crate) fn in_table(t: &NfTable) -> (Vec<NfRule>, Vec<String>) {
-    let own_chain = |name: &str| CHAINS.contains(&name);
+    let own_chain = is_own_chain;
     let rules: Vec<NfRule> = t
         .rules
         .iter()

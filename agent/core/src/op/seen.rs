@@ -1,6 +1,6 @@
 //! What a look at an op's target brings.
 
-use super::{PlacedRule, Prefs};
+use super::{ChainPolicy, PlacedRule, Prefs};
 use crate::observation::{Chain, Link, NfTable, Resolv, Route, Rule};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -36,6 +36,11 @@ pub enum Seen {
         chains: Vec<Chain>,
         /// Rules with their places.
         rules: Vec<PlacedRule>,
+    },
+    /// The policies of those of the op's chains that are there.
+    Policies {
+        /// Chains with their policies.
+        there: Vec<ChainPolicy>,
     },
     /// The device, if it is there.
     Link {

@@ -72,6 +72,15 @@ impl fmt::Display for NodeOp {
                     )
                 }
             }
+            Self::Policies { backend, family, table, wanted, .. } => {
+                let (backend, family) = (backend_word(*backend), family_word(*family));
+                write!(f, "netfilter {backend} (IP{family}) table {table}: set the policy of")?;
+                for (at, w) in wanted.iter().enumerate() {
+                    let comma = if at > 0 { "," } else { "" };
+                    write!(f, "{comma} {} to {}", w.chain, w.policy)?;
+                }
+                Ok(())
+            }
             Self::LinkGone { name, kind } => write!(f, "delete device {name} ({kind})"),
             Self::ResolvConf { .. } => write!(f, "restore /etc/resolv.conf"),
             Self::Sysctl { key, value } => write!(f, "set {key} to {value}"),

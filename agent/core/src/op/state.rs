@@ -1,6 +1,6 @@
 //! Where an op's object stands, and what undoes the op.
 
-use super::{NodeOp, Now, Op, Scope, Seen, Undo, backend_word};
+use super::{ChainPolicy, NodeOp, Now, Op, Scope, Seen, Undo, backend_word};
 use crate::observation::{NfRule, Resolv};
 use crate::ruleset;
 use alloc::format;
@@ -29,6 +29,25 @@ fn settled(is_so: bool) -> Now {
     if is_so { Now::Settled } else { Now::Pending }
 }
 
+/// Chain by chain: one that has gone has no policy that could matter, one that has a third policy got it from somebody else.
+fn policies(before: &[ChainPolicy], now: &[ChainPolicy], wanted: &[ChainPolicy]) -> Now {
+    let of = |all: &[ChainPolicy], chain: &str| {
+        all.iter().find(|p| p.chain == chain).map(|p| p.policy.clone())
+    };
+    let mut all = Now::Settled;
+    for w in wanted {
+        let Some(is) = of(now, &w.chain) else { continue };
+        if is == w.policy {
+            continue;
+        }
+        if of(before, &w.chain) != Some(is) {
+            return Now::Foreign;
+        }
+        all = Now::Pending;
+    }
+    all
+}
+
 impl Op for NodeOp {
     type Seen = Seen;
 
@@ -44,6 +63,9 @@ impl Op for NodeOp {
             }
             Self::Netfilter { backend, family, table, .. } => {
                 format!("{}{} {table}", backend_word(*backend), family.suffix())
+            }
+            Self::Policies { backend, family, table, .. } => {
+                format!("policies {}{} {table}", backend_word(*backend), family.suffix())
             }
             Self::LinkGone { name, .. } => format!("link {name}"),
             Self::ResolvConf { .. } => "resolv.conf".to_string(),
@@ -78,6 +100,7 @@ impl Op for NodeOp {
             | Self::Rules { .. }
             | Self::Routes { .. }
             | Self::Netfilter { .. }
+            | Self::Policies { .. }
             | Self::LinkGone { .. }
             | Self::Sysctl { .. }
             | Self::FlowsGone { .. }
@@ -139,6 +162,11 @@ impl Op for NodeOp {
                     && present_chains.iter().all(|c| chain(&c.name));
                 if settled { Now::Settled } else { Now::Pending }
             }
+            (
+                Self::Policies { wanted, .. },
+                Seen::Policies { there: before },
+                Seen::Policies { there: now },
+            ) => policies(before, now, wanted),
             (Self::LinkGone { kind, .. }, _, Seen::Link { link }) => match link {
                 None => Now::Settled,
                 Some(l) if l.kind == *kind => Now::Pending,
@@ -274,6 +302,20 @@ impl Op for NodeOp {
                                 .iter()
                                 .any(|a| a.chain == p.rule.chain && a.spec == p.rule.spec)
                     })
+                    .cloned()
+                    .collect(),
+            }),
+            (
+                Self::Policies { backend, family, table, dialect, wanted },
+                Seen::Policies { there },
+            ) => Undo::Put(Self::Policies {
+                backend: *backend,
+                family: *family,
+                table: table.clone(),
+                dialect: *dialect,
+                wanted: there
+                    .iter()
+                    .filter(|t| wanted.iter().any(|w| w.chain == t.chain))
                     .cloned()
                     .collect(),
             }),

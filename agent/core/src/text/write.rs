@@ -105,7 +105,10 @@ pub fn write(seen: &Observation) -> String {
     }
     seen.rules.iter().for_each(|r| rule(r).end(&mut out));
     seen.routes.iter().for_each(|r| route(r).end(&mut out));
-    seen.netfilter.iter().for_each(|t| table(t, &mut out));
+    for t in &seen.netfilter {
+        table(|| word(backend_word(t.backend), t.family).name(&t.name), t, &mut out);
+    }
+    seen.inet.iter().for_each(|t| table(|| Line::new("inet").name(&t.name), t, &mut out));
     seen.processes.iter().for_each(|p| process(p).end(&mut out));
     for u in &seen.units {
         Line::new("unit")
@@ -279,8 +282,7 @@ fn hop(line: Line, h: &Hop) -> Line {
         .opt("weight", (h.weight != 0).then_some(&h.weight))
 }
 
-fn table(t: &NfTable, out: &mut String) {
-    let start = || word(backend_word(t.backend), t.family).name(&t.name);
+fn table(start: impl Fn() -> Line, t: &NfTable, out: &mut String) {
     // The head makes the table, also an empty one.
     start().flag("native", t.dialect == Dialect::Nft).end(out);
     for c in &t.chains {

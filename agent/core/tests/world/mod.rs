@@ -14,7 +14,7 @@ use lifeline_core::clock::Stamp;
 use lifeline_core::diagnosis::Health;
 use lifeline_core::engine::{self, Ending, Entry, Event, Failure, Host, Journal, Judgement};
 use lifeline_core::observation::{NfTable, Observation};
-use lifeline_core::op::{NodeOp, Now, Op, PlacedRule, Prefs, Seen, Undo};
+use lifeline_core::op::{ChainPolicy, NodeOp, Now, Op, PlacedRule, Prefs, Seen, Undo};
 use lifeline_core::plan::NodePlan;
 use lifeline_core::ruleset;
 use std::collections::{BTreeMap, BTreeSet};
@@ -261,6 +261,19 @@ impl Node {
                     rules: placed(t).into_iter().filter(|p| listed(&p.rule)).collect(),
                 }
             }
+            NodeOp::Policies { backend, family, table, wanted, .. } => {
+                let mine =
+                    |t: &&NfTable| t.backend == *backend && t.family == *family && t.name == *table;
+                let chains = s.netfilter.iter().filter(mine).flat_map(|t| &t.chains);
+                let there = chains
+                    .filter(|c| wanted.iter().any(|w| w.chain == c.name))
+                    .filter_map(|c| {
+                        let policy = c.policy.clone()?;
+                        Some(ChainPolicy { chain: c.name.clone(), policy })
+                    })
+                    .collect();
+                Seen::Policies { there }
+            }
             NodeOp::LinkGone { name, .. } => {
                 Seen::Link { link: s.links.iter().find(|l| l.name == *name).cloned() }
             }
@@ -359,6 +372,17 @@ impl Node {
                         put(t, p);
                     }
                     t.chains.sort();
+                }
+            }
+            // So do the policies of one table.
+            NodeOp::Policies { backend, family, table, wanted, .. } if !half => {
+                let mine = |t: &&mut NfTable| {
+                    t.backend == *backend && t.family == *family && t.name == *table
+                };
+                for c in s.netfilter.iter_mut().filter(mine).flat_map(|t| &mut t.chains) {
+                    if let Some(w) = wanted.iter().find(|w| w.chain == c.name) {
+                        c.policy = Some(w.policy.clone());
+                    }
                 }
             }
             NodeOp::LinkGone { name, .. } if !half => s.links.retain(|l| l.name != *name),

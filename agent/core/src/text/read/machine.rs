@@ -3,15 +3,13 @@
 use super::super::words::{Result, Words, string};
 use super::unknown;
 use crate::net::Family;
-use crate::observation::{
-    Backend, Chain, Dialect, Netns, NfRule, NfTable, Observation, Process, Resolv, Unit,
-};
+use crate::observation::{Backend, Chain, Dialect, Netns, NfRule, NfTable, Process, Resolv, Unit};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 pub(super) fn table(
-    seen: &mut Observation,
+    tables: &mut Vec<NfTable>,
     w: &mut Words<'_>,
     backend: Backend,
     family: Family,
@@ -21,11 +19,11 @@ pub(super) fn table(
     if native || w.is_done() {
         let dialect = if native { Dialect::Nft } else { Dialect::Iptables };
         let (chains, rules) = (Vec::new(), Vec::new());
-        seen.netfilter.push(NfTable { backend, family, name, dialect, chains, rules });
+        tables.push(NfTable { backend, family, name, dialect, chains, rules });
         return Ok(());
     }
     let is_it = |t: &&mut NfTable| t.backend == backend && t.family == family && t.name == name;
-    let Some(table) = seen.netfilter.iter_mut().rev().find(is_it) else {
+    let Some(table) = tables.iter_mut().rev().find(is_it) else {
         return Err(format!(
             "table {name} has not been begun: a line with its name alone is missing"
         ));
