@@ -3,6 +3,7 @@
 //! It touches nothing of the host but what carries its `lifeline-` prefix, and `down` takes all of that away again.
 
 pub mod agent;
+pub mod bench;
 pub mod disk;
 pub mod error;
 pub mod faults;

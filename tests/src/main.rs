@@ -28,6 +28,8 @@ enum Verb {
     Incident(verbs::incident::Args),
     /// Run every test: the workspace's own, then the catalogue of faults on live nodes
     Test(verbs::test::Args),
+    /// Measure what Lifeline reaches on live nodes, each figure beside a baseline of the same run
+    Bench(verbs::bench::Args),
     /// Take everything away, also what a killed lab left behind
     Down,
     /// Say what runs and how it is
@@ -89,6 +91,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Up(args) => verbs::up::run(args, &progress)?,
         Verb::Incident(args) => verbs::incident::run(&args, &progress)?,
         Verb::Test(args) => return verbs::test::run(&args, &progress),
+        Verb::Bench(args) => return verbs::bench::run(&args, &progress),
         Verb::Down => lab::down(&progress)?,
         Verb::Status(args) => return verbs::status::run(&args),
         Verb::Shell(args) => return verbs::place::shell(args),

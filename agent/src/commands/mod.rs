@@ -2,6 +2,7 @@
 
 mod check_config;
 mod cleanup;
+mod look;
 mod run;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,15 @@ enum Command {
     CheckConfig,
     /// Take away every rule and route of ours; for when the agent is removed
     Cleanup,
+    /// Look at this node once and print what is seen, a line for each object; changes nothing
+    Look {
+        /// Only what the guard goes by: links, addresses, rules, routes and where critical traffic leaves
+        #[arg(long)]
+        quick: bool,
+        /// Look this many times and print how long each took, in JSON
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        times: Option<u32>,
+    },
 }
 
 /// Does what was typed.
@@ -40,6 +50,7 @@ pub fn main() -> ExitCode {
         None => run::run(&cli.config),
         Some(Command::CheckConfig) => check_config::check(&cli.config),
         Some(Command::Cleanup) => cleanup::cleanup(&cli.config),
+        Some(Command::Look { quick, times }) => look::look(&cli.config, quick, times),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

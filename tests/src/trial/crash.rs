@@ -67,7 +67,7 @@ fn kill_at(g: &Ground<'_>, nth: usize) -> std::result::Result<bool, String> {
 }
 
 /// Recovered, or as it was but for what is declared irreversible: the culprit may be gone with what dies with it.
-fn ended(g: &Ground<'_>, healthy: &witness::Snapshot, sick: &witness::Snapshot) -> Verdict {
+pub fn ended(g: &Ground<'_>, healthy: &witness::Snapshot, sick: &witness::Snapshot) -> Verdict {
     let until = Instant::now() + Duration::from_secs(30);
     loop {
         let open = g.ctl_json(&["status", super::ground::NODE, "-o", "json"]);

@@ -11,7 +11,8 @@ use std::time::Instant;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::progress::Progress;
-pub use ground::Ground;
+pub use crash::ended as recovered_or_as_it_was;
+pub use ground::{Ground, NODE};
 
 /// How a case fails: what was expected, and what was seen instead.
 pub type Verdict = std::result::Result<(), String>;

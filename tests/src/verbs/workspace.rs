@@ -39,10 +39,15 @@ pub fn test(progress: &Progress) -> anyhow::Result<()> {
 
 /// Builds the workspace, so that nothing the lab starts is stale: `cargo run` built only this program.
 pub fn build(progress: &Progress) -> anyhow::Result<()> {
+    build_as(!cfg!(debug_assertions), progress)
+}
+
+/// The same, for release or for debugging.
+pub fn build_as(release: bool, progress: &Progress) -> anyhow::Result<()> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
     cargo.args(["build", "--workspace", "--locked", "--manifest-path", manifest]);
-    if !cfg!(debug_assertions) {
+    if release {
         cargo.arg("--release");
     }
     let mut child =

@@ -1,0 +1,157 @@
+//! A measured quantity: its samples, its median and tail, and how it stands beside a baseline of the same run.
+
+use serde::Serialize;
+
+/// Samples of one quantity, measured one way.
+#[derive(Debug, Clone, Serialize)]
+pub struct Series {
+    /// How it was measured.
+    pub by: String,
+    pub unit: &'static str,
+    pub samples: Vec<f64>,
+}
+
+impl Series {
+    pub fn new(by: impl Into<String>, unit: &'static str, samples: Vec<f64>) -> Self {
+        Self { by: by.into(), unit, samples }
+    }
+
+    /// The value that this share of the samples does not exceed, by the nearest rank: no sample is invented.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        let mut sorted = self.samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        // The nearest rank is 1 to n; a share above 1 or below 0 means the ends.
+        let rank = (share * sorted.len() as f64).ceil().clamp(1.0, sorted.len().max(1) as f64);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped to 1 ..= n just above"
+        )]
+        sorted.get(rank as usize - 1).copied()
+    }
+
+    #[must_use]
+    pub fn median(&self) -> Option<f64> {
+        self.quantile(0.5)
+    }
+
+    fn shown(&self) -> String {
+        let n = self.samples.len();
+        match (self.median(), self.quantile(0.99)) {
+            (Some(median), Some(_)) if n == 1 => format!("{} {}", number(median), self.unit),
+            (Some(median), Some(tail)) => {
+                format!("{} {}, p99 {} (n={n})", number(median), self.unit, number(tail))
+            }
+            _ => "not measured".to_owned(),
+        }
+    }
+}
+
+/// Three significant digits, without an exponent.
+fn number(value: f64) -> String {
+    match value.abs() {
+        v if v >= 100.0 || v == 0.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        v if v >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// One row of the table: ours, what it must reach, and what it is measured against.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figure {
+    /// T0 to T15.
+    pub id: &'static str,
+    pub what: String,
+    pub target: &'static str,
+    /// Whether the target is reached; nothing where it could not be measured.
+    pub met: Option<bool>,
+    pub ours: Series,
+    pub baseline: Option<Series>,
+    /// Why it is missed, or what the reader must know.
+    pub note: String,
+}
+
+/// The table as Markdown, as the README carries it.
+#[must_use]
+pub fn table(figures: &[Figure]) -> String {
+    let mut text = String::from(
+        "| # | what | target | Lifeline | measured against, same run | ratio | reached |\n|---|---|---|---|---|---|---|\n",
+    );
+    for f in figures {
+        let baseline = f.baseline.as_ref();
+        let against =
+            baseline.map_or_else(|| "–".to_owned(), |b| format!("{}: {}", b.by, b.shown()));
+        let ratio = match (f.ours.median(), baseline.and_then(Series::median)) {
+            (Some(ours), Some(theirs)) if ours > 0.0 && theirs > 0.0 => {
+                format!("{} ×", number(theirs / ours))
+            }
+            _ => "–".to_owned(),
+        };
+        let met = match f.met {
+            Some(true) => "yes".to_owned(),
+            Some(false) => "**no**".to_owned(),
+            None => "not measured".to_owned(),
+        };
+        let met = if f.note.is_empty() { met } else { format!("{met}: {}", f.note) };
+        text += &format!(
+            "| {} | {} | {} | {} | {against} | {ratio} | {met} |\n",
+            f.id,
+            f.what,
+            f.target,
+            f.ours.shown()
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(samples: &[f64]) -> Series {
+        Series::new("ours", "ms", samples.to_vec())
+    }
+
+    #[test]
+    fn a_quantile_is_a_sample_and_never_between_two() {
+        let s = series(&[9.0, 1.0, 5.0, 3.0]);
+        assert_eq!(s.median(), Some(3.0));
+        assert_eq!(s.quantile(0.99), Some(9.0));
+        assert_eq!(s.quantile(0.0), Some(1.0));
+        assert_eq!(series(&[]).median(), None);
+    }
+
+    #[test]
+    fn a_row_says_how_many_samples_and_how_many_times_better() {
+        let figure = Figure {
+            id: "T1",
+            what: "capture".into(),
+            target: "≤ 300 ms",
+            met: Some(false),
+            ours: series(&[200.0, 400.0, 300.0]),
+            baseline: Some(Series::new("by hand", "ms", vec![3_000.0])),
+            note: "late".into(),
+        };
+        let text = table(&[figure]);
+        let row = text.lines().nth(2).unwrap_or_default();
+        assert!(row.contains("300 ms, p99 400 (n=3)"), "{row}");
+        assert!(row.contains("by hand: 3000 ms | 10.0 × | **no**: late |"), "{row}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_called_reached() {
+        let figure = Figure {
+            id: "T0",
+            what: String::new(),
+            target: "0",
+            met: None,
+            ours: series(&[]),
+            baseline: None,
+            note: String::new(),
+        };
+        let text = table(&[figure]);
+        assert!(text.contains("| not measured | – | – | not measured |"), "{text}");
+    }
+}

@@ -1,0 +1,346 @@
+//! T9 to T11: what the agent costs while nothing happens, what a look costs on a loaded node, and what a clean costs there.
+
+use std::fmt::Write as _;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Figure, Series, Wanted};
+use crate::faults::{self, Site};
+use crate::lab::Lab;
+use crate::node::Node;
+use crate::progress::Progress;
+use crate::trial::{Ground, NODE};
+
+/// Long enough for a few of the agent's ticks.
+const IDLE: Duration = Duration::from_secs(60);
+const SERVICES: u32 = 5_000;
+/// A minute is more than any of them takes.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// T9, T10 and T11.
+pub fn measure(lab: &Lab, wanted: &Wanted, progress: &Progress) -> anyhow::Result<Vec<Figure>> {
+    let ground = Ground::new(lab, progress)?;
+    ground.prepare().map_err(|why| anyhow!(why))?;
+    let node = lab.node(NODE)?;
+    let mut figures = Vec::new();
+    if wanted.any(&["T9"]) {
+        progress.pass(format!("T9: a minute of a healthy node: {} s", IDLE.as_secs()));
+        figures.extend(idle(&node)?);
+    }
+    if wanted.any(&["T9", "T10", "T11"]) {
+        progress.say("loading 20 000 netfilter rules");
+        load_rules(&node)?;
+    }
+    if wanted.any(&["T10"]) {
+        load_routes(&node, 10_000)?;
+        figures.extend(looks(&node, wanted.runs)?);
+    }
+    if wanted.any(&["T11"]) {
+        figures.push(clean(lab, &ground, &node, wanted.few())?);
+    }
+    if wanted.any(&["T9"]) {
+        progress.say("loading 100 000 routes");
+        load_routes(&node, 100_000)?;
+        figures.push(loaded(&node)?);
+    }
+    Ok(figures)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    /// Ticks of 10 ms, the agent's and those of its children that have ended.
+    ticks: f64,
+    rss_mib: f64,
+    most_mib: f64,
+    wakeups: f64,
+}
+
+fn usage(node: &Node) -> anyhow::Result<Usage> {
+    let script = "p=$(systemctl show -p MainPID --value lifeline-agent); cut -d' ' -f14-17 /proc/$p/stat; \
+                  grep -E '^(VmRSS|VmHWM|voluntary)' /proc/$p/status | grep -oE '[0-9]+'; \
+                  cat /proc/$p/task/*/status | grep ^voluntary | awk '{s+=$2} END {print s}'";
+    let said = node.sh(script)?.success()?.stdout;
+    let numbers: Vec<f64> = said.split_whitespace().filter_map(|w| w.parse().ok()).collect();
+    let [user, system, children, theirs, most, now, _main, wakeups] = numbers.as_slice() else {
+        return Err(anyhow!("read what the agent uses: {said}"));
+    };
+    Ok(Usage {
+        ticks: user + system + children + theirs,
+        rss_mib: now / 1_024.0,
+        most_mib: most / 1_024.0,
+        wakeups: *wakeups,
+    })
+}
+
+fn idle(node: &Node) -> anyhow::Result<Vec<Figure>> {
+    let before = usage(node)?;
+    thread::sleep(IDLE);
+    let after = usage(node)?;
+    let percent = (after.ticks - before.ticks) / IDLE.as_secs_f64();
+    let wakeups = (after.wakeups - before.wakeups) / IDLE.as_secs_f64();
+    let size = node.sh("stat -c %s $(command -v lifeline-agent)")?.success()?.stdout;
+    let megabytes = size.trim().parse::<f64>().context("look at the agent's binary")? / 1e6;
+    let row = |what: &str, target, met, unit, value, note: &str| Figure {
+        id: "T9",
+        what: what.to_owned(),
+        target,
+        met: Some(met),
+        ours: Series::new("the agent", unit, vec![value]),
+        baseline: None,
+        note: note.to_owned(),
+    };
+    Ok(vec![
+        row("binary", "≤ 7 MB", megabytes <= 7.0, "MB", megabytes, "linked to the C library"),
+        row(
+            "memory of a healthy node's agent",
+            "≤ 8 MiB",
+            after.rss_mib <= 8.0,
+            "MiB",
+            after.rss_mib,
+            "",
+        ),
+        row(
+            "CPU over a minute of a healthy node, children included",
+            "≤ 0.1 %",
+            percent <= 0.1,
+            "%",
+            percent,
+            "",
+        ),
+        row(
+            "wake-ups of a healthy node's agent",
+            "none beyond its tick",
+            wakeups <= 2.0,
+            "per second",
+            wakeups,
+            "ticks: guard 2 s, look 5 to 30 s, watchdog",
+        ),
+    ])
+}
+
+fn loaded(node: &Node) -> anyhow::Result<Figure> {
+    node.sh("systemctl restart lifeline-agent")?.success()?;
+    // Three looks of its own, at this load a second or two each.
+    thread::sleep(Duration::from_secs(40));
+    let most = usage(node)?.most_mib;
+    Ok(Figure {
+        id: "T9",
+        what: "most memory with 100 000 routes and 20 000 netfilter rules".to_owned(),
+        target: "≤ 48 MiB",
+        met: Some(most <= 48.0),
+        ours: Series::new("the agent", "MiB", vec![most]),
+        baseline: None,
+        note: String::new(),
+    })
+}
+
+#[derive(Debug, Deserialize)]
+struct Looked {
+    milliseconds: Vec<f64>,
+    max_rss_kib: f64,
+    children_max_rss_kib: f64,
+}
+
+fn looked(node: &Node, how: &str, times: u32) -> anyhow::Result<Looked> {
+    let script = format!("lifeline-agent look {how} --times {times}");
+    let out = node.exec_within(&["sh", "-c", &script], LIMIT)?.success()?;
+    serde_json::from_str(&out.stdout).with_context(|| format!("understand {}", out.stdout))
+}
+
+fn looks(node: &Node, runs: u32) -> anyhow::Result<Vec<Figure>> {
+    let quick = looked(node, "--quick", runs)?;
+    let full = looked(node, "", runs)?;
+    let ip = timed(node, "ip rule; ip -6 rule; ip route show table all", runs)?;
+    let save = timed(node, "iptables-nft-save; ip route show table all", runs)?;
+    let nft = timed(node, "nft -j list ruleset; ip route show table all", runs)?;
+    let median = |ms: &[f64]| Series::new("", "ms", ms.to_vec()).median().unwrap_or(f64::MAX);
+    let fastest = median(&save).min(median(&nft));
+    let (reached, quick_ok) = (median(&full.milliseconds), median(&quick.milliseconds) <= 20.0);
+    let memory = (full.max_rss_kib + full.children_max_rss_kib) / 1_024.0;
+    let mut figures = vec![Figure {
+        id: "T10",
+        what: "the guard's look, 10 000 routes".to_owned(),
+        target: "≤ 20 ms",
+        met: Some(quick_ok),
+        ours: Series::new("quick look", "ms", quick.milliseconds),
+        baseline: Some(Series::new("ip rule and ip route", "ms", ip)),
+        note: String::new(),
+    }];
+    for (by, samples) in
+        [("iptables-nft-save and ip route", save), ("nft -j list ruleset and ip route", nft)]
+    {
+        figures.push(Figure {
+            id: "T10",
+            what: "a full look, 20 000 netfilter rules".to_owned(),
+            target: "≤ the fastest of the tools",
+            met: Some(reached <= fastest),
+            ours: Series::new("full look", "ms", full.milliseconds.clone()),
+            baseline: Some(Series::new(by, "ms", samples)),
+            note: "a full look also asks the API server, D-Bus and every process".to_owned(),
+        });
+    }
+    figures.push(Figure {
+        id: "T10",
+        what: "memory of a full look and its largest child".to_owned(),
+        target: "≤ 64 MiB",
+        met: Some(memory <= 64.0),
+        ours: Series::new("full look", "MiB", vec![memory]),
+        baseline: None,
+        note: String::new(),
+    });
+    Ok(figures)
+}
+
+/// How long a line of shell takes on the node, each time.
+fn timed(node: &Node, line: &str, times: u32) -> anyhow::Result<Vec<f64>> {
+    let script = format!(
+        "for i in $(seq {times}); do s=$(date +%s%N); ( {line} ) >/dev/null 2>&1; e=$(date +%s%N); echo $(((e-s)/1000)); done"
+    );
+    let out = node.exec_within(&["sh", "-c", &script], LIMIT)?.success()?;
+    Ok(out
+        .stdout
+        .split_whitespace()
+        .filter_map(|w| w.parse::<f64>().ok())
+        .map(|us| us / 1_000.0)
+        .collect())
+}
+
+/// kube-proxy's chains for five thousand services of two endpoints: four rules each.
+fn load_rules(node: &Node) -> anyhow::Result<()> {
+    let mut text = String::from("*nat\n:KUBE-BENCH - [0:0]\n");
+    for n in 0..SERVICES {
+        writeln!(text, ":KUBE-SVC-{n:016} - [0:0]")?;
+    }
+    for n in 0..SERVICES {
+        let vip = format!("10.43.{}.{}/32", 128 + n / 250, n % 250);
+        let chain = format!("KUBE-SVC-{n:016}");
+        writeln!(
+            text,
+            "-A KUBE-BENCH -d {vip} -p tcp -m comment --comment \"ns/svc-{n} cluster IP\" -m tcp --dport 80 -j {chain}"
+        )?;
+        writeln!(
+            text,
+            "-A {chain} ! -s 10.42.0.0/16 -d {vip} -p tcp -m comment --comment \"ns/svc-{n} cluster IP\" -m tcp --dport 80 -j MARK --set-xmark 0x4000/0x4000"
+        )?;
+        writeln!(
+            text,
+            "-A {chain} -m comment --comment \"ns/svc-{n} -> 10.42.1.9:8080\" -m statistic --mode random --probability 0.50000000000 -j ACCEPT"
+        )?;
+        writeln!(
+            text,
+            "-A {chain} -p tcp -m comment --comment \"ns/svc-{n} -> 10.42.2.9:8080\" -j ACCEPT"
+        )?;
+    }
+    text += "COMMIT\n";
+    node.write("/root/bench.rules", text)?;
+    let load = "iptables-nft-restore --noflush < /root/bench.rules";
+    node.exec_within(&["sh", "-c", load], LIMIT)?.success().context("load the rules")?;
+    Ok(())
+}
+
+/// Routes of a documentation range, over the node's own uplink.
+fn load_routes(node: &Node, count: u32) -> anyhow::Result<()> {
+    let mut text = String::new();
+    for n in 0..count {
+        writeln!(
+            text,
+            "route replace 198.{}.{}.{}/32 dev lo table 700",
+            18 + n / 65_536,
+            n / 256 % 256,
+            n % 256
+        )?;
+    }
+    node.write("/root/bench.routes", text)?;
+    node.exec_within(&["ip", "-batch", "/root/bench.routes"], LIMIT)?
+        .success()
+        .context("load the routes")?;
+    Ok(())
+}
+
+/// Tailscale's chains taken away by an operator's heal, by one transaction of the tool, and by the tool rule by rule.
+fn clean(lab: &Lab, ground: &Ground<'_>, node: &Node, runs: u32) -> anyhow::Result<Figure> {
+    let fault = faults::find("R3")?;
+    let (mut ours, mut restore, mut single) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..runs {
+        (fault.strike)(&Site::of(lab, NODE)?)?;
+        let known = entries(node)?.len();
+        let out = lab.ctl(&["heal", NODE, "--yes", "--stability", "1s"])?;
+        anyhow::ensure!(out.ok(), "ctl heal: {}{}", out.stdout, out.stderr);
+        let all = entries(node)?;
+        ours.push(netfilter_ms(all.get(known..).unwrap_or_default())?);
+        (fault.restore)(&Site::of(lab, NODE)?)?;
+        ground.settled(Duration::from_secs(40)).map_err(|why| anyhow!(why))?;
+        let make = "iptables-nft -w -t nat -N ts-postrouting; iptables-nft -w -t nat -I POSTROUTING -j ts-postrouting";
+        node.sh(make)?.success()?;
+        restore.extend(timed(node, "printf '*nat\\n-D POSTROUTING -j ts-postrouting\\n-X ts-postrouting\\nCOMMIT\\n' | iptables-nft-restore -w --noflush", 1)?);
+        node.sh(make)?.success()?;
+        single.extend(timed(node, "iptables-nft -w -t nat -D POSTROUTING -j ts-postrouting; iptables-nft -w -t nat -X ts-postrouting", 1)?);
+    }
+    let median = |ms: &[f64]| Series::new("", "ms", ms.to_vec()).median().unwrap_or(f64::MAX);
+    Ok(Figure {
+        id: "T11",
+        what: "surgical clean of one table among 20 000 rules, with its journal entry and a second look".to_owned(),
+        target: "≤ 1.5 × one iptables-restore --noflush",
+        met: Some(median(&ours) <= 1.5 * median(&restore)),
+        ours: Series::new("clean", "ms", ours),
+        note: format!("`iptables -D` one by one: {:.0} ms", median(&single)),
+        baseline: Some(Series::new("iptables-nft-restore --noflush", "ms", restore)),
+    })
+}
+
+/// Every journal line there is, oldest run first.
+fn entries(node: &Node) -> anyhow::Result<Vec<String>> {
+    let script =
+        "ls -tr /var/lib/lifeline/journal/*.jsonl 2>/dev/null | xargs -r cat | tr -d '\\000'";
+    Ok(node.sh(script)?.success()?.stdout.lines().map(ToOwned::to_owned).collect())
+}
+
+/// How long the longest act on a netfilter table took, from its intent to its end in the journal: that of the loaded table.
+fn netfilter_ms(lines: &[String]) -> anyhow::Result<f64> {
+    let entries: Vec<Value> = lines
+        .iter()
+        .filter_map(|l| l.split_once(' '))
+        .filter_map(|(_, json)| serde_json::from_str(json).ok())
+        .collect();
+    let ended = |step: &Value| {
+        entries.iter().find(|e| e["event"]["event"] == "ended" && e["event"]["step"] == *step)
+    };
+    entries
+        .iter()
+        .filter(|e| e["event"]["before"]["seen"] == "netfilter")
+        .filter_map(|began| {
+            let end = ended(&began["event"]["step"])?;
+            Some(end["stamp"]["ms"].as_f64()? - began["stamp"]["ms"].as_f64()?)
+        })
+        .reduce(f64::max)
+        .context("find an act on netfilter in the journal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_act_on_netfilter_is_found_in_the_journal() {
+        let line =
+            |ms, event: &str| format!("0a1b2c3d {{\"stamp\":{{\"ms\":{ms}}},\"event\":{event}}}");
+        let began = |step, seen| {
+            format!("{{\"event\":\"began\",\"step\":{step},\"before\":{{\"seen\":\"{seen}\"}}}}")
+        };
+        let ended = |step| format!("{{\"event\":\"ended\",\"step\":{step}}}");
+        let lines = [
+            line(10, &began(0, "rules")),
+            line(500, &ended(0)),
+            line(510, &began(1, "netfilter")),
+            line(530, &ended(1)),
+            line(540, &began(2, "netfilter")),
+            line(590, &ended(2)),
+        ];
+        assert_eq!(netfilter_ms(&lines).ok(), Some(50.0));
+        assert!(netfilter_ms(&lines[..2]).is_err());
+    }
+}
