@@ -4,6 +4,7 @@
 use crate::lines::sync_folder;
 use arc_swap::ArcSwapOption;
 use lifeline_core::baseline::Baseline;
+use lifeline_core::reboots::Reboots;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -102,6 +103,36 @@ impl Store {
             forget(&self.file(*old));
         }
         Ok(kept)
+    }
+
+    /// Counts one more reboot, on the disk before it returns; the inner error says in how many milliseconds the next is
+    /// allowed.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn spend_reboot(&self, now_ms: u64, most: u32) -> Result<Result<(), u64>, StoreError> {
+        let path = self.dir.join("budget").join("reboots.json");
+        let mut reboots = self.reboots();
+        if let Err(wait) = reboots.spend(now_ms, most) {
+            return Ok(Err(wait));
+        }
+        make_dir(&self.dir.join("budget"))?;
+        let json = serde_json::to_vec(&reboots)
+            .map_err(|source| StoreError::Form { path: path.clone(), source })?;
+        replace(&path, &json)?;
+        Ok(Ok(()))
+    }
+
+    /// Reboots that were asked for.
+    pub fn reboots(&self) -> Reboots {
+        let path = self.dir.join("budget").join("reboots.json");
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|why| {
+                tracing::warn!("read {}: {why}; the count begins anew", path.display());
+                Reboots::default()
+            }),
+            Err(_) => Reboots::default(),
+        }
     }
 
     /// Puts evidence beside an incident's journal before anything is destroyed. Each file is cut at a bound.

@@ -170,6 +170,24 @@ impl Agent {
         self.ask("cancel", QUICK, c.cancel(request)).await
     }
 
+    /// Confirms a run that would otherwise be undone.
+    pub async fn confirm(&self, run: &str) -> Result<wire::ConfirmReply, AgentError> {
+        let mut c = self.client.clone();
+        let request = wire::ConfirmRequest { run: run.to_owned() };
+        self.ask("confirm a run", LOOK, c.confirm(request)).await
+    }
+
+    /// Reboots its node.
+    pub async fn reboot(
+        &self,
+        request_id: &str,
+        stability_s: u32,
+    ) -> Result<wire::RebootReply, AgentError> {
+        let mut c = self.client.clone();
+        let request = wire::RebootRequest { request_id: request_id.to_owned(), stability_s };
+        self.ask("reboot", LOOK, c.reboot(request)).await
+    }
+
     /// Undoes a run.
     pub async fn undo(&self, run: &str, request_id: &str) -> Result<wire::UndoReply, AgentError> {
         let mut c = self.client.clone();

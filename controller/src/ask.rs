@@ -17,14 +17,30 @@ pub fn can_ask(out: Out, yes: bool, what: &str) -> Result<(), CommandError> {
 
 /// Asks a question that only a typed `y` or `yes` answers with yes. The end of input is no.
 pub async fn confirm(out: Out, yes: bool, question: &str) -> Result<bool, CommandError> {
+    Ok(answer(out, yes, question, "y/N").await?.is_none_or(|line| is_yes(&line)))
+}
+
+/// Asks for something that is typed in full: for what no reflex may agree to.
+pub async fn named(out: Out, yes: bool, question: &str, name: &str) -> Result<bool, CommandError> {
+    let hint = format!("type {name}");
+    Ok(answer(out, yes, question, &hint).await?.is_none_or(|line| line.trim() == name))
+}
+
+/// What was typed; `None` when it was agreed to beforehand.
+async fn answer(
+    out: Out,
+    yes: bool,
+    question: &str,
+    hint: &str,
+) -> Result<Option<String>, CommandError> {
     can_ask(out, yes, question)?;
     if yes {
         out.say(format!("{question} yes (--yes)"));
-        return Ok(true);
+        return Ok(None);
     }
     {
         let mut stderr = io::stderr().lock();
-        let text = format!("{} [y/N] ", out.progress.tone(Tone::Strong, question));
+        let text = format!("{} [{hint}] ", out.progress.tone(Tone::Strong, question));
         stderr
             .write_all(text.as_bytes())
             .and_then(|()| stderr.flush())
@@ -35,8 +51,7 @@ pub async fn confirm(out: Out, yes: bool, question: &str) -> Result<bool, Comman
         let mut line = String::new();
         io::stdin().read_line(&mut line).map(|_| line)
     });
-    let line = line.await.map_err(CommandError::failed)?.map_err(CommandError::failed)?;
-    Ok(is_yes(&line))
+    line.await.map_err(CommandError::failed)?.map_err(CommandError::failed).map(Some)
 }
 
 fn is_yes(line: &str) -> bool {

@@ -59,6 +59,10 @@ pub enum Verb {
     Heal(verbs::heal::Args),
     /// Follow an incident to its end
     Watch(verbs::watch::Args),
+    /// Keep what a reset did, which is undone otherwise
+    Confirm(verbs::confirm::Args),
+    /// Reboot a node through its agent, and prove that it is back
+    Reboot(verbs::reboot::Args),
     /// Undo a finished run, or stop and undo the incident under way
     Undo(verbs::undo::Args),
     /// Tell an incident as Markdown, from its journals

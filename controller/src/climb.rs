@@ -19,7 +19,7 @@ use crate::verbs::watch;
 use crate::words;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::plan::Consent;
-use lifeline_proto::v1::{HealRequest, PlanReply};
+use lifeline_proto::v1::{HealRequest, PlanReply, RungView};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tonic::Code;
@@ -38,6 +38,8 @@ pub struct Wish<'a> {
     pub node: &'a str,
     /// Agreed to beforehand.
     pub yes: bool,
+    /// The lowest rung: that one alone.
+    pub from: Option<UpTo>,
     /// The highest rung.
     pub up_to: Option<UpTo>,
     /// How long the node must stay well.
@@ -103,11 +105,13 @@ impl<'a> Heal<'a> {
             let ours = under_way.is_empty();
             if ours {
                 let plan = self.look().await?;
-                let repairs = plan_view::engine_rungs(&plan).any(|r| !r.steps.is_empty());
+                let repairs = self.reached(&plan).next().is_some();
                 // No repair is known, but the guard can keep the node's path open: worth asking for, once.
                 let astray = matches!(verdict(plan.verdict), Verdict::Captured | Verdict::Lost);
-                let guards =
-                    astray && agreed.is_none() && plan.rungs.iter().any(|r| !r.steps.is_empty());
+                let guards = self.wish.from.is_none()
+                    && astray
+                    && agreed.is_none()
+                    && plan.rungs.iter().any(|r| !r.steps.is_empty());
                 if !repairs && !guards {
                     return self.nothing_to_do(&plan).await;
                 }
@@ -117,7 +121,13 @@ impl<'a> Heal<'a> {
                     return Ok(Exit::Unhealthy);
                 };
                 let question = format!("Heal {} like this?", self.agent.node);
-                if !ask::confirm(out, self.wish.yes, &question).await? {
+                // A last rung is agreed to by its name, and beforehand only by having named it.
+                let last = plan_view::last_rungs(&plan).filter(|r| consent.rung >= r.number).last();
+                let agrees = match last {
+                    Some(r) => ask::named(out, self.wish.yes, &question, &r.name).await?,
+                    None => ask::confirm(out, self.wish.yes, &question).await?,
+                };
+                if !agrees {
                     out.say("Nothing more was done.");
                     return Ok(Exit::Unhealthy);
                 }
@@ -160,6 +170,30 @@ impl<'a> Heal<'a> {
             self.agent.node
         ));
         Ok(Exit::Unhealthy)
+    }
+
+    /// Follows an incident that was opened otherwise to its end, and proves the node well.
+    pub async fn see_through(&mut self, incident: String) -> Outcome {
+        self.running = Some(incident);
+        let Some(ending) = self.follow().await? else { return Ok(Exit::TimedOut) };
+        match ending.as_str() {
+            "recovered" => self.prove().await,
+            "stuck" => self.failed(Exit::Stuck).await,
+            other => {
+                let exit = watch::exit(Some(other));
+                self.failed(exit).await
+            }
+        }
+    }
+
+    /// The rungs with something to do that the operator's words reach.
+    fn reached<'p>(&self, plan: &'p PlanReply) -> impl Iterator<Item = &'p RungView> + use<'p> {
+        let from = self.wish.from.map_or(0, UpTo::number);
+        let up_to = self.wish.up_to.map_or(0, UpTo::number);
+        let last = plan_view::last_rungs(plan).filter(move |r| r.number <= up_to);
+        plan_view::engine_rungs(plan)
+            .chain(last)
+            .filter(move |r| r.number >= from && !r.steps.is_empty())
     }
 
     /// The incident under way, asked of an agent that may just be starting again.
@@ -218,6 +252,9 @@ impl<'a> Heal<'a> {
             v => {
                 let why = if plan.summary.is_empty() { v.word() } else { &plan.summary };
                 out.say(format!("Nothing can be done here for {node}: {why}"));
+                for line in plan_view::offers(node, plan, self.wish.up_to) {
+                    out.say(line);
+                }
                 Ok(Exit::Unhealthy)
             }
         }
@@ -231,9 +268,9 @@ impl<'a> Heal<'a> {
     ) -> Result<Option<Consent>, CommandError> {
         let out = self.session.out;
         let offered: Consent = self.agent.read("plan", &plan.consent)?;
-        let consent = narrow(offered, plan, self.wish.up_to);
-        let first =
-            plan_view::engine_rungs(plan).find(|r| !r.steps.is_empty()).map_or(0, |r| r.number);
+        let mut consent = narrow(offered, plan, self.wish.up_to);
+        consent.from = self.wish.from.map_or(0, UpTo::number);
+        let first = self.reached(plan).next().map_or(0, |r| r.number);
         if consent.rung < first {
             let limit = self.wish.up_to.map_or("the agent's consent", UpTo::word);
             out.say(format!("It now needs rung {first}, and {limit} does not reach that far. Nothing more was done."));
@@ -253,8 +290,7 @@ impl<'a> Heal<'a> {
         consent: &Consent,
     ) -> Result<Option<String>, CommandError> {
         let out = self.session.out;
-        let digest =
-            plan_view::engine_rungs(plan).find(|r| !r.steps.is_empty()).map(|r| r.digest.clone());
+        let digest = self.reached(plan).next().map(|r| r.digest.clone());
         let request = HealRequest {
             request_id: session::request_id()?,
             consent: serde_json::to_string(consent).map_err(CommandError::failed)?,

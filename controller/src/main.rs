@@ -75,6 +75,8 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::Plan(args) => verbs::plan::run(args, &session()?).await,
         Verb::Heal(args) => verbs::heal::run(args, &session()?).await,
         Verb::Watch(args) => verbs::watch::run(args, &session()?).await,
+        Verb::Confirm(args) => verbs::confirm::run(args, &session()?).await,
+        Verb::Reboot(args) => verbs::reboot::run(args, &session()?).await,
         Verb::Undo(args) => verbs::undo::run(args, &session()?).await,
         Verb::Report(args) => verbs::report::run(args, &session()?).await,
         Verb::History(args) => verbs::history::run(args, &session()?).await,

@@ -5,7 +5,7 @@ use crate::consent::UpTo;
 use crate::out::{Paint, Tone};
 use crate::words;
 use lifeline_core::plan::Rung;
-use lifeline_proto::v1::{PlanReply, RungView, StepView};
+use lifeline_proto::v1::{LastResort, PlanReply, RungView, StepView};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -16,6 +16,15 @@ pub struct PlanJson {
     summary: String,
     /// The guard first; later rungs are a forecast.
     rungs: Vec<RungJson>,
+    /// Never by default: `--up-to reset`, `--up-to reboot`.
+    last: Vec<LastJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct LastJson {
+    rung: RungJson,
+    /// Why it is not to be had; `null` when it is.
+    refused: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,6 +53,31 @@ pub fn engine_rungs(plan: &PlanReply) -> impl Iterator<Item = &RungView> {
     plan.rungs.iter().filter(|r| r.number > Rung::Guard.number())
 }
 
+/// The rungs that do not ask what the trouble is, as far as they are to be had.
+pub fn last_rungs(plan: &PlanReply) -> impl Iterator<Item = &RungView> {
+    let offered = plan.last.iter().filter(|l| l.refused.is_empty());
+    offered.filter_map(|l| l.rung.as_ref()).filter(|r| !r.steps.is_empty())
+}
+
+/// What is left when nothing else is known, and what it costs to have it; nothing for a node that needs none.
+pub fn offers(node: &str, plan: &PlanReply, up_to: Option<UpTo>) -> Vec<String> {
+    let limit = up_to.map_or(0, UpTo::number);
+    let offer = |l: &LastResort| {
+        let r = l.rung.as_ref().filter(|r| r.number > limit || !l.refused.is_empty())?;
+        match (l.refused.is_empty(), r.number > limit) {
+            (true, _) => Some(format!(
+                "never by default: rung {} {}, {} steps; ctl heal {node} --rung {1}",
+                r.number,
+                r.name,
+                r.steps.len()
+            )),
+            (false, false) => Some(format!("no {}: {}", r.name, l.refused)),
+            (false, true) => None,
+        }
+    };
+    plan.last.iter().filter_map(offer).collect()
+}
+
 /// For machines.
 pub fn json(plan: &PlanReply) -> PlanJson {
     let first = engine_rungs(plan).map(|r| r.number).next();
@@ -62,10 +96,15 @@ pub fn json(plan: &PlanReply) -> PlanJson {
         findings: r.findings.clone(),
         steps: r.steps.iter().map(step).collect(),
     };
+    let last = |l: &LastResort| {
+        let refused = (!l.refused.is_empty()).then(|| l.refused.clone());
+        Some(LastJson { rung: rung(l.rung.as_ref()?), refused })
+    };
     PlanJson {
         verdict: verdict(plan.verdict).word(),
         summary: plan.summary.clone(),
         rungs: plan.rungs.iter().map(rung).collect(),
+        last: plan.last.iter().filter_map(last).collect(),
     }
 }
 
@@ -75,11 +114,15 @@ pub fn render(node: &str, plan: &PlanReply, up_to: Option<UpTo>, paint: Paint) -
     if !plan.summary.is_empty() {
         text = format!("{text}{}\n", plan.summary);
     }
-    if plan.rungs.iter().all(|r| r.steps.is_empty()) {
-        return format!("{text}\nNothing is to be done.");
+    let offers = offers(node, plan, up_to);
+    let limit = up_to.map_or(0, UpTo::number);
+    let last: Vec<&RungView> = last_rungs(plan).filter(|r| r.number <= limit).collect();
+    if last.is_empty() && plan.rungs.iter().all(|r| r.steps.is_empty()) {
+        let offers = offers.iter().map(|o| format!("\n{o}")).collect::<String>();
+        return format!("{text}\nNothing is to be done.{offers}");
     }
     let first = engine_rungs(plan).map(|r| r.number).next();
-    for r in plan.rungs.iter().filter(|r| !r.steps.is_empty()) {
+    for r in plan.rungs.iter().chain(last).filter(|r| !r.steps.is_empty()) {
         let note = match (up_to, first) {
             (Some(limit), _) if r.number > limit.number() => {
                 format!("not allowed by --up-to {}", limit.word())
@@ -103,6 +146,9 @@ pub fn render(node: &str, plan: &PlanReply, up_to: Option<UpTo>, paint: Paint) -
         for (i, s) in r.steps.iter().enumerate() {
             step(&mut text, i + 1, s, paint);
         }
+    }
+    for offer in offers {
+        let _ = write!(text, "\n{}", paint.tone(Tone::Dim, offer));
     }
     text.trim_end().to_owned()
 }

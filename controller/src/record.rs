@@ -2,7 +2,7 @@
 
 use crate::words::clock;
 use lifeline_core::engine::{Entry, Event, Outcome};
-use lifeline_core::op::NodeOp;
+use lifeline_core::op::{NodeOp, Op};
 use lifeline_core::plan::NodePlan;
 use lifeline_core::report::{self, Incident, Note, Run};
 use lifeline_proto::v1::watch_reply::What;
@@ -26,6 +26,22 @@ impl RunRecord {
             Event::Opened { plan, .. } => Some(plan),
             _ => None,
         }
+    }
+}
+
+impl RunRecord {
+    /// How to keep what is undone otherwise, said once: when everything is done and judged for the first time.
+    fn hint(&self) -> Option<String> {
+        let (plan, opened) = (self.plan()?, &self.entries.first()?.stamp);
+        let judged = |e: &Entry<NodeOp>| matches!(e.event, Event::Judged { .. });
+        let now = self.entries.last().filter(|e| judged(e))?;
+        let undone = |e: &Entry<NodeOp>| matches!(e.event, Event::UndoBegan { .. });
+        let first = self.entries.iter().filter(|e| judged(e)).count() == 1;
+        if !first || self.entries.iter().any(undone) || !plan.steps.iter().any(|s| s.op.asks()) {
+            return None;
+        }
+        let left = plan.deadline_ms.saturating_sub(now.stamp.since(opened)?) / 1_000;
+        Some(format!("; undone in {left} s unless confirmed: ctl confirm NODE {}", self.id))
     }
 }
 
@@ -144,7 +160,8 @@ impl Record {
                 self.last = wall;
                 run.entries.push(entry);
                 let said = run.entries.last().map(|e| report::say(&e.event, run.plan()));
-                Some(line(wall, &l.rung, said.unwrap_or(l.text)))
+                let keep = run.hint().unwrap_or_default();
+                Some(line(wall, &l.rung, said.unwrap_or(l.text) + &keep))
             }
             What::Note(n) => {
                 self.last = n.wall_ms;

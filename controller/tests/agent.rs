@@ -278,6 +278,33 @@ impl Lifeline for Shared {
         Ok(Response::new(wire::CancelReply { incident }))
     }
 
+    async fn confirm(
+        &self,
+        r: Request<wire::ConfirmRequest>,
+    ) -> Result<Response<wire::ConfirmReply>, Status> {
+        let run = r.into_inner().run;
+        self.0.note(format!("confirm {run}"));
+        match run.ends_with("-reset") {
+            true => Ok(Response::new(wire::ConfirmReply {})),
+            false => {
+                Err(Status::failed_precondition(format!("run {run} asks for no confirmation")))
+            }
+        }
+    }
+
+    async fn reboot(
+        &self,
+        r: Request<wire::RebootRequest>,
+    ) -> Result<Response<wire::RebootReply>, Status> {
+        let r = r.into_inner();
+        self.0.note(format!("reboot for {} s", r.stability_s));
+        let mut state = self.0.state();
+        let story = state.stories.pop_front().unwrap();
+        state.opened.push((r.request_id, story));
+        let incident = format!("i-{}", state.opened.len());
+        Ok(Response::new(wire::RebootReply { incident, repeated: false }))
+    }
+
     async fn undo(
         &self,
         r: Request<wire::UndoRequest>,

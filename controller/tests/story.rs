@@ -67,6 +67,7 @@ pub fn plan(rungs: &[(Rung, NodeOp)]) -> wire::PlanReply {
         ..Consent::default()
     };
     wire::PlanReply {
+        last: vec![],
         verdict: wire::Verdict::Captured.into(),
         summary: "the API server leaves by tailscale0".into(),
         rungs: rungs.iter().map(view).collect(),

@@ -64,7 +64,13 @@ enum Verb {
     Standin,
     /// Become the supervisor of a node's container
     #[command(hide = true)]
-    Supervise { node: String, root: PathBuf },
+    Supervise {
+        /// For one boot
+        #[arg(long)]
+        once: bool,
+        node: String,
+        root: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -105,9 +111,13 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Furnish { real: true } => real::ground::lay()?,
         Verb::Furnish { real: false } => furniture::build()?,
         Verb::Standin => bail!("name the stand-in: lab standin PART"),
-        Verb::Supervise { node, root } => {
+        Verb::Supervise { once, node, root } => {
             let machine = topology::machine(&node).with_context(|| format!("no node {node}"))?;
-            node::supervise(machine, &root)?;
+            if once {
+                node::supervise(machine, &root)?;
+            } else {
+                node::keep(machine, &root)?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -18,7 +18,7 @@ use crate::error::{Doing, LabError, Result};
 use crate::process::{self, Process};
 use crate::run::{self, LIMIT, Output};
 use crate::state::{self, Gear, State};
-use crate::topology::Machine;
+use crate::topology::{self, Machine};
 use crate::{disk, names, real};
 
 /// A node boots in about a second; one that needs longer than this has a unit that hangs.
@@ -162,6 +162,30 @@ pub fn start(machine: &Machine, lab: &Path, root: &Path) -> Result<()> {
         return Ok(());
     }
     Err(LabError::Node { node: machine.name.to_owned(), trouble: format!("setsid: {status}") })
+}
+
+/// What nspawn ends with when the node has asked for a reboot and a unit keeps it (`EXIT_FORCE_RESTART`).
+const REBOOT: i32 = 133;
+
+/// Boots the node, and again each time it reboots itself, as a machine would: with the network of a machine that has just been
+/// switched on. A node that is switched off, or whose power is cut, stays off.
+pub fn keep(machine: &Machine, root: &Path) -> Result<()> {
+    let lab = std::env::current_exe().doing(|| "find our own program".to_owned())?;
+    loop {
+        let mut command = Command::new(&lab);
+        command.args(["supervise", "--once", machine.name]).arg(root);
+        let doing = || format!("boot node {}", machine.name);
+        let status = command.status().doing(doing)?;
+        if status.code() != Some(REBOOT) {
+            return Ok(());
+        }
+        // What is left of it is gone before the next begins.
+        for hierarchy in all_hierarchies() {
+            crate::sweep::remove_cgroup(&hierarchy.join(names::cgroup()).join(machine.name))?;
+        }
+        topology::unwire(machine)?;
+        topology::wire(machine)?;
+    }
 }
 
 /// Becomes the supervisor of a node's container. The disk is mounted in a mount namespace of this process alone, so

@@ -33,6 +33,7 @@ pub mod op;
 pub mod plan;
 pub mod planner;
 pub mod policy;
+pub mod reboots;
 pub mod report;
 pub mod ruleset;
 pub mod text;

@@ -56,7 +56,7 @@ pub async fn bus() -> Result<Connection, Failure> {
     }
 }
 
-pub(super) async fn call<T>(
+pub(crate) async fn call<T>(
     what: &str,
     call: impl Future<Output = zbus::Result<T>>,
 ) -> Result<T, Failure> {

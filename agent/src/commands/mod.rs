@@ -3,6 +3,7 @@
 mod check_config;
 mod cleanup;
 mod look;
+mod resume;
 mod run;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +42,11 @@ enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
         times: Option<u32>,
     },
+    /// Undo a run that nobody confirmed, if the daemon does not; a timer calls this
+    Resume {
+        /// The run
+        run: String,
+    },
 }
 
 /// Does what was typed.
@@ -51,6 +57,7 @@ pub fn main() -> ExitCode {
         Some(Command::CheckConfig) => check_config::check(&cli.config),
         Some(Command::Cleanup) => cleanup::cleanup(&cli.config),
         Some(Command::Look { quick, times }) => look::look(&cli.config, quick, times),
+        Some(Command::Resume { run }) => resume::resume(&cli.config, &run),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

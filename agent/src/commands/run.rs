@@ -4,6 +4,7 @@ use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use lifeline_agent::act::Paths;
 use lifeline_agent::act::netfilter::Locks;
+use lifeline_agent::act::timer::Outside;
 use lifeline_agent::clock::Clock;
 use lifeline_agent::config::{Config, PORT};
 use lifeline_agent::guard::{Guard, Order};
@@ -74,7 +75,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 }
 
 /// To the journal with its fields under systemd, to stderr elsewhere; never both, or every line is there twice.
-fn speak() {
+pub fn speak() {
     let filter = EnvFilter::try_from_env("LIFELINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -141,11 +142,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     // Before the first full look: a node that boots captured is guarded in milliseconds, by what it remembers.
     let guard =
         Guard::start(kernel.clone(), config.policy.clone(), order).context("start the guard")?;
-    let paths = Paths {
-        quarantine: config.state.join("quarantine"),
-        locks: Locks { own: config.run.join("xtables.lock"), ..Paths::default().locks },
-        ..Paths::default()
-    };
+    let paths = paths_of(path, &config);
     let node = Arc::new(Worker::new(look, guard, kernel, paths, &policy, store.baseline()));
     let sight = Arc::new(Sight::new(node.clone(), store.clone(), policy.clone(), clock.clone()));
     let first = sight.look().await;
@@ -223,6 +220,17 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         tracing::debug!("remove {}: {why}", local.display());
     }
     Ok(())
+}
+
+/// Where things are on this machine.
+pub fn paths_of(path: &Path, config: &Config) -> Paths {
+    let config_file = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    Paths {
+        quarantine: config.state.join("quarantine"),
+        locks: Locks { own: config.run.join("xtables.lock"), ..Paths::default().locks },
+        outside: Outside { config: config_file, ..Outside::default() },
+        ..Paths::default()
+    }
 }
 
 /// Resolves when the daemon stops.

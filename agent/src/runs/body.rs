@@ -7,7 +7,7 @@ use crate::runs::story::{Story, What};
 use crate::sight::Sight;
 use lifeline_core::clock::Stamp;
 use lifeline_core::diagnosis::Health;
-use lifeline_core::engine::{Event, Failure, Host, Journal, Judgement};
+use lifeline_core::engine::{Event, Failure, Host, Journal, Judgement, Outcome};
 use lifeline_core::op::{NodeOp, Seen};
 use lifeline_core::plan::NodePlan;
 use std::time::Duration;
@@ -29,7 +29,14 @@ pub struct Body<'a, N> {
     pub run: String,
     /// The agent is being stopped.
     pub leaving: watch::Receiver<bool>,
+    /// Somebody asked to cancel.
+    pub cancel: watch::Receiver<Option<String>>,
+    /// Somebody confirmed a run.
+    pub confirm: watch::Receiver<Option<(String, String)>>,
 }
+
+/// How long the machine may take to go down after a reboot was accepted, before it counts as not happening.
+const GOING_DOWN: Duration = Duration::from_secs(180);
 
 impl<N: Node> Host<NodeOp> for Body<'_, N> {
     fn now(&mut self) -> Stamp {
@@ -41,6 +48,9 @@ impl<N: Node> Host<NodeOp> for Body<'_, N> {
             () = tokio::time::sleep(Duration::from_millis(ms)) => {}
             // An error means that nobody can ask us to leave any more; then waiting it is.
             Ok(_) = self.leaving.wait_for(|l| *l) => {}
+            // What is asked for now is done now. Both stay as they are: a second wait must not end at once for the first's sake.
+            Ok(()) = self.cancel.changed() => {}
+            Ok(()) = self.confirm.changed() => {}
         }
     }
 
@@ -55,7 +65,14 @@ impl<N: Node> Host<NodeOp> for Body<'_, N> {
 
     async fn act(&mut self, op: &NodeOp, before: &Seen) -> Result<(), Failure> {
         // No deadline here: a dropped act may still land. The hands bound each act themselves and reap what they start.
-        self.node.act(&self.run, op, before).await
+        let done = self.node.act(&self.run, op, before).await;
+        if done.is_ok() && matches!(op, NodeOp::Rebooted) {
+            tokio::select! {
+                () = tokio::time::sleep(GOING_DOWN) => {}
+                Ok(_) = self.leaving.wait_for(|l| *l) => {}
+            }
+        }
+        done
     }
 
     async fn judge(&mut self) -> Judgement {
@@ -87,6 +104,8 @@ pub struct Heard<'a> {
     pub story: &'a Story,
     /// Who asked to cancel.
     pub cancel: watch::Receiver<Option<String>>,
+    /// Which run was confirmed, and by whom.
+    pub confirm: watch::Receiver<Option<(String, String)>>,
     /// The agent is being stopped.
     pub leaving: watch::Receiver<bool>,
 }
@@ -117,7 +136,10 @@ impl Journal<NodeOp> for Heard<'_> {
         // A step that has been taken is written down; none is begun any more.
         let begins =
             !matches!(event, Event::Ended { .. } | Event::UndoEnded { .. } | Event::Closed { .. });
-        if begins && *self.leaving.borrow() {
+        // It goes down because of this very step: that the boot is still the old one says nothing yet.
+        let going_down = matches!(&event, Event::Ended { step, outcome: Outcome::Failed { .. } }
+            if self.plan.steps.iter().any(|s| s.id == *step && s.op == NodeOp::Rebooted));
+        if (begins || going_down) && *self.leaving.borrow() {
             return Err(JournalError::Leaving { run: self.disk.run().to_string() });
         }
         let closes = matches!(event, Event::Closed { .. });
@@ -127,7 +149,21 @@ impl Journal<NodeOp> for Heard<'_> {
         let known =
             || self.disk.entries().iter().any(|e| matches!(e.event, Event::Cancelled { .. }));
         match by {
-            Some(by) if !closes && !known() => self.put(again, Event::Cancelled { by }).await,
+            Some(by) if !closes && !known() => {
+                self.put(again.clone(), Event::Cancelled { by }).await?;
+            }
+            _ => {}
+        }
+        let confirmed = self.confirm.borrow().clone().filter(|(run, _)| run == self.disk.run());
+        // Too late once the undoing has begun, and once is enough.
+        let over = self.disk.entries().iter().any(|e| {
+            matches!(
+                e.event,
+                Event::Confirmed { .. } | Event::Cancelled { .. } | Event::UndoBegan { .. }
+            )
+        });
+        match confirmed {
+            Some((_, by)) if !closes && !over => self.put(again, Event::Confirmed { by }).await,
             _ => Ok(()),
         }
     }

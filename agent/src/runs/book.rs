@@ -23,6 +23,11 @@ pub enum Asked {
         /// How long it must stay well, milliseconds.
         stability_ms: u64,
     },
+    /// Reboot the node, and see that it comes back well.
+    Reboot {
+        /// How long it must stay well afterwards, milliseconds.
+        stability_ms: u64,
+    },
     /// Undo what a run did.
     Undo {
         /// Which.

@@ -10,7 +10,8 @@ use crate::sight::{Glance, chain};
 use lifeline_core::clock::Stamp;
 use lifeline_core::engine::{self, Ending};
 use lifeline_core::incident::{Climb, Incident, Run};
-use lifeline_core::plan::NodePlan;
+use lifeline_core::op::{NodeOp, Op, Seen};
+use lifeline_core::plan::{NodePlan, Rung};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -27,6 +28,8 @@ pub struct Told {
     pub story: Arc<Story>,
     /// Who asked to cancel.
     pub cancel: watch::Receiver<Option<String>>,
+    /// Which run was confirmed, and by whom.
+    pub confirm: watch::Receiver<Option<(String, String)>>,
 }
 
 /// How an incident ends.
@@ -104,6 +107,7 @@ impl<N: Node> Inner<N> {
                 let incident = Incident::new(id, self.clock.now(), by, consent, stability_ms);
                 self.heal(&mut told, incident).await
             }
+            Asked::Reboot { .. } => self.reboot(&mut told, by).await,
             Asked::Undo { run } => self.undo(&mut told, by, &run).await,
         };
         self.finish(told, end).await;
@@ -189,6 +193,11 @@ impl<N: Node> Inner<N> {
                     if let Some(end) = self.objection(&plan, &glance, &incident) {
                         return Ok(end);
                     }
+                    if plan.rung == Rung::Reboot
+                        && let Err(why) = self.spend_reboot().await
+                    {
+                        return Ok(End::of(Ending::Held, format!("{}; {why}", d.summary)));
+                    }
                     let run = self.rung(told, &mut incident, plan, &glance).await?;
                     incident.runs.push(run);
                 }
@@ -272,8 +281,8 @@ impl<N: Node> Inner<N> {
     }
 
     fn heard<'a>(&self, told: &'a Told, disk: Disk, plan: NodePlan) -> Heard<'a> {
-        let (cancel, leaving) = (told.cancel.clone(), self.leaving.subscribe());
-        Heard { disk, plan, story: &told.story, cancel, leaving }
+        let (cancel, confirm) = (told.cancel.clone(), told.confirm.clone());
+        Heard { disk, plan, story: &told.story, cancel, confirm, leaving: self.leaving.subscribe() }
     }
 
     /// Goes on with a run that was left.
@@ -287,9 +296,23 @@ impl<N: Node> Inner<N> {
     async fn drive(&self, mut heard: Heard<'_>, hands: &str) -> Result<Run, Halt> {
         let leaving = self.leaving.subscribe();
         let run = hands.to_string();
-        let mut body =
-            Body { node: &*self.node, sight: &self.sight, clock: &self.clock, run, leaving };
+        let mut body = Body {
+            node: &*self.node,
+            sight: &self.sight,
+            clock: &self.clock,
+            run,
+            leaving,
+            cancel: heard.cancel.clone(),
+            confirm: heard.confirm.clone(),
+        };
         let ending = engine::run(&mut body, &mut heard).await?;
+        // The timer outside finds a run that has ended and does nothing; but nobody should wonder what it waits for.
+        if heard.plan.steps.iter().any(|s| s.op.asks())
+            && let Err(why) =
+                self.node.act(hands, &NodeOp::Disarmed, &Seen::Timer { armed: true }).await
+        {
+            tracing::warn!("{}", why.why);
+        }
         if let Err(why) = heard.disk.seal().await {
             tracing::warn!("{}", chain(&why));
         }
@@ -299,7 +322,7 @@ impl<N: Node> Inner<N> {
 
     /// What was seen, kept before the first change; a disk that takes no evidence takes no journal either, so this is no
     /// reason to stop.
-    async fn bundle(&self, told: &mut Told, glance: &Glance) -> Result<(), Halt> {
+    pub async fn bundle(&self, told: &mut Told, glance: &Glance) -> Result<(), Halt> {
         let mut files = vec![
             ("observation.json", serde_json::to_vec_pretty(&*glance.seen).unwrap_or_default()),
             ("baseline.json", serde_json::to_vec_pretty(&*glance.base).unwrap_or_default()),
@@ -334,10 +357,7 @@ impl<N: Node> Inner<N> {
         asked: &Asked,
         runs: Vec<Run>,
     ) -> Incident {
-        let (consent, stability_ms) = match asked {
-            Asked::Heal { consent, stability_ms, .. } => (consent.clone(), *stability_ms),
-            Asked::Undo { .. } => Default::default(),
-        };
+        let (consent, stability_ms) = Self::agreed(asked);
         let mut incident =
             Incident::new(id.to_string(), opened, by.to_string(), consent, stability_ms);
         incident.runs = runs;

@@ -41,6 +41,7 @@ pub struct Index {
 pub fn kind(asked: &Asked) -> String {
     match asked {
         Asked::Heal { .. } => "heal".to_string(),
+        Asked::Reboot { .. } => "reboot".to_string(),
         Asked::Undo { run } => format!("undo {run}"),
     }
 }

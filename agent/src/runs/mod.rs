@@ -2,9 +2,12 @@
 
 pub mod body;
 pub mod book;
+pub mod confirm;
 pub mod heal;
 pub mod index;
 pub mod node;
+pub mod outside;
+pub mod reboot;
 pub mod resume;
 pub mod story;
 pub mod tell;
@@ -54,6 +57,18 @@ pub enum Refused {
     /// It has not ended.
     #[error("run {run} has not ended: cancel its incident instead")]
     Unfinished {
+        /// Which.
+        run: String,
+    },
+    /// Nobody asked.
+    #[error("run {run} asks for no confirmation: what it did stays")]
+    Unasked {
+        /// Which.
+        run: String,
+    },
+    /// It has ended, or is being undone.
+    #[error("run {run} cannot be confirmed any more: it has ended, or its undoing has begun")]
+    Late {
         /// Which.
         run: String,
     },
@@ -135,6 +150,8 @@ struct Live {
     story: Arc<Story>,
     /// Who asked to cancel it.
     cancel: watch::Sender<Option<String>>,
+    /// Which run was confirmed, and by whom.
+    confirm: watch::Sender<Option<(String, String)>>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -285,7 +302,7 @@ impl<N: Node> Inner<N> {
         request: Request,
     ) -> Result<(String, bool), Refused> {
         sound(&request)?;
-        let (incident, story, cancel) = {
+        let (incident, story, cancel, confirm) = {
             let mut state = self.state();
             if let Some(known) = state.index.by_request(&request.id) {
                 return if known.kind == index::kind(&request.asked) {
@@ -303,10 +320,16 @@ impl<N: Node> Inner<N> {
             let incident = state.index.fresh(&self.name);
             let story = Arc::new(Story::new(&incident));
             let cancel = watch::Sender::new(None);
+            let confirm = watch::Sender::new(None);
             // The seat is taken before anything is awaited: two callers at once are one and a refusal.
-            state.live = Some(Live { story: story.clone(), cancel: cancel.clone(), task: None });
+            state.live = Some(Live {
+                story: story.clone(),
+                cancel: cancel.clone(),
+                confirm: confirm.clone(),
+                task: None,
+            });
             state.index.begin(&incident, &request, &by, &self.clock.now());
-            (incident, story, cancel)
+            (incident, story, cancel, confirm)
         };
         let opened = Mark::Opened {
             incident: incident.clone(),
@@ -318,7 +341,8 @@ impl<N: Node> Inner<N> {
             Ok((book, line)) => {
                 story.push(What::Mark(line));
                 tracing::info!("incident {incident} opened by {by}");
-                let told = heal::Told { book, story, cancel: cancel.subscribe() };
+                let (cancel, confirm) = (cancel.subscribe(), confirm.subscribe());
+                let told = heal::Told { book, story, cancel, confirm };
                 self.clone().start(told, by, request.asked);
                 Ok((incident, false))
             }
@@ -352,12 +376,17 @@ fn sound(request: &Request) -> Result<(), Refused> {
     }
     match &request.asked {
         Asked::Heal { consent: Consent { rung, .. }, digest, stability_ms } => {
-            if *rung > 4 {
-                return refuse("consent", "this agent climbs to rung 4 at most");
+            if *rung > 6 {
+                return refuse("consent", "this agent climbs to rung 6 at most");
             }
             if !plain(digest, 128) {
                 return refuse("digest", "it is none");
             }
+            if *stability_ms > 600_000 {
+                return refuse("stability", "it is more than 600 s");
+            }
+        }
+        Asked::Reboot { stability_ms } => {
             if *stability_ms > 600_000 {
                 return refuse("stability", "it is more than 600 s");
             }

@@ -2,6 +2,7 @@
 //! else is begun before that.
 
 use crate::journal::{self, Disk, JournalError};
+use crate::lines::LinesError;
 use crate::runs::book::{self, Asked, Book, Mark};
 use crate::runs::heal::{End, Halt, Told};
 use crate::runs::index::Summary;
@@ -11,8 +12,19 @@ use crate::runs::{Inner, Live, Runs};
 use crate::sight::chain;
 use lifeline_core::engine::Ending;
 use lifeline_core::incident::Run;
+use lifeline_core::plan::Rung;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// How long the timer outside may hold a journal.
+const OTHER: Duration = Duration::from_secs(60);
+
+/// How callers reach an incident that is gone on with.
+struct Ways {
+    cancel: watch::Sender<Option<String>>,
+    confirm: watch::Sender<Option<(String, String)>>,
+}
 
 impl<N: Node> Runs<N> {
     /// Goes on with what was cut off. Returns when the first of them has its place, so that no new one gets before it; the
@@ -40,18 +52,19 @@ impl<N: Node> Inner<N> {
         }
     }
 
-    async fn reopen(&self, id: &str) -> Result<(Told, watch::Sender<Option<String>>), Halt> {
+    async fn reopen(&self, id: &str) -> Result<(Told, Ways), Halt> {
         let book = Book::open(&self.dir, &self.clock, id).await?;
         let story = Arc::new(Story::read(&self.dir, id)?);
-        let cancel = watch::Sender::new(None);
-        Ok((Told { book, story, cancel: cancel.subscribe() }, cancel))
+        let ways = Ways { cancel: watch::Sender::new(None), confirm: watch::Sender::new(None) };
+        let (cancel, confirm) = (ways.cancel.subscribe(), ways.confirm.subscribe());
+        Ok((Told { book, story, cancel, confirm }, ways))
     }
 
     async fn take_up(self: Arc<Self>, left: Summary) {
         match self.reopen(&left.id).await {
-            Ok((told, cancel)) => {
+            Ok((told, Ways { cancel, confirm })) => {
                 let story = told.story.clone();
-                self.state().live = Some(Live { story, cancel, task: None });
+                self.state().live = Some(Live { story, cancel, confirm, task: None });
                 let inner = self.clone();
                 let task = tokio::spawn(async move { inner.go_on_with(told, left).await });
                 if let Some(live) = self.state().live.as_mut() {
@@ -93,7 +106,7 @@ impl<N: Node> Inner<N> {
         for run in &left.runs {
             let hands = match &asked {
                 Asked::Undo { run } => run,
-                Asked::Heal { .. } => run,
+                Asked::Heal { .. } | Asked::Reboot { .. } => run,
             };
             match self.end_run(told, run, hands).await {
                 Ok(Some(ended)) => runs.push(ended),
@@ -105,6 +118,12 @@ impl<N: Node> Inner<N> {
                 Err(why) => return Err(why),
             }
         }
+        // A boot that one of its own runs brought is part of it: what was agreed to still is, and the clock begins anew.
+        let wanted = !same_boot && runs.last().is_some_and(|r| r.rung == Rung::Reboot);
+        if wanted {
+            let incident = self.remembered(&left.id, &left.by, self.clock.now(), &asked, runs);
+            return self.heal(told, incident).await;
+        }
         if !same_boot {
             return Ok(End::of(Ending::Void, "the node was rebooted meanwhile; look again"));
         }
@@ -113,6 +132,11 @@ impl<N: Node> Inner<N> {
                 let incident =
                     self.remembered(&left.id, &left.by, left.opened.clone(), &asked, runs);
                 self.heal(told, incident).await
+            }
+            Asked::Reboot { .. } => {
+                self.node.hold(false).await;
+                let text = "it was cut off before the node was asked to reboot; ask again";
+                Ok(End::of(runs.pop().map_or(Ending::Void, |r| r.ending), text))
             }
             Asked::Undo { .. } => {
                 self.node.hold(false).await;
@@ -123,6 +147,21 @@ impl<N: Node> Inner<N> {
                         "it was cut off before anything was undone; ask again",
                     )),
                 }
+            }
+        }
+    }
+
+    /// The journal of a run, when the timer outside lets go of it: what that undoes is undone.
+    async fn take(&self, run: &str) -> Result<Disk, JournalError> {
+        let begun = Instant::now();
+        loop {
+            match Disk::open(&self.dir, run).await {
+                Err(JournalError::File { source: LinesError::Busy { .. }, .. })
+                    if begun.elapsed() < OTHER && !self.is_leaving() =>
+                {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                other => return other,
             }
         }
     }
@@ -146,7 +185,7 @@ impl<N: Node> Inner<N> {
             }
         }
         tracing::info!("run {run} is gone on with");
-        let disk = Disk::open(&self.dir, run).await?;
+        let disk = self.take(run).await?;
         Ok(Some(self.go_on(told, disk, hands).await?))
     }
 }

@@ -11,9 +11,11 @@ impl From<Refused> for Status {
     fn from(why: Refused) -> Self {
         let text = chain(&why);
         match why {
-            Refused::Busy { .. } | Refused::Idle | Refused::Unfinished { .. } => {
-                Self::failed_precondition(text)
-            }
+            Refused::Busy { .. }
+            | Refused::Idle
+            | Refused::Unfinished { .. }
+            | Refused::Unasked { .. }
+            | Refused::Late { .. } => Self::failed_precondition(text),
             Refused::NoIncident { .. } | Refused::NoRun { .. } => Self::not_found(text),
             Refused::Request { .. } => Self::invalid_argument(text),
             Refused::Reused { .. } => Self::already_exists(text),

@@ -167,6 +167,7 @@ impl<N: Node> Lifeline for Service<N> {
             rungs,
             consent: views::json(&views::consent(&plans)),
             diagnosis: views::diagnosis(&glance.diagnosis, &who),
+            last: views::last(&glance, &self.policy, &who),
         })
     }
 
@@ -194,6 +195,20 @@ impl<N: Node> Lifeline for Service<N> {
         let who = self.operator(&request)?;
         let incident = self.runs.cancel(&who, &request.get_ref().incident)?;
         answer(wire::CancelReply { incident })
+    }
+
+    async fn confirm(&self, request: Request<wire::ConfirmRequest>) -> Answer<wire::ConfirmReply> {
+        let who = self.operator(&request)?;
+        self.runs.confirm(&who, &request.get_ref().run).await?;
+        answer(wire::ConfirmReply {})
+    }
+
+    async fn reboot(&self, request: Request<wire::RebootRequest>) -> Answer<wire::RebootReply> {
+        let who = self.operator(&request)?;
+        let r = request.into_inner();
+        let asked = Asked::Reboot { stability_ms: u64::from(r.stability_s) * 1_000 };
+        let (incident, repeated) = self.runs.heal(&who, Wanted { id: r.request_id, asked }).await?;
+        answer(wire::RebootReply { incident, repeated })
     }
 
     async fn undo(&self, request: Request<wire::UndoRequest>) -> Answer<wire::UndoReply> {

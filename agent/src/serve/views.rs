@@ -4,11 +4,14 @@ use crate::roles::Viewer;
 use crate::runs::book::{Line, Mark};
 use crate::runs::index::Summary;
 use crate::runs::story::{Item, What};
+use crate::sight::Glance;
 use lifeline_core::baseline::Provenance;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::net::Family;
 use lifeline_core::op::{NodeOp, Op, Seen, Undo};
 use lifeline_core::plan::{Consent, NodePlan, Rung, Step};
+use lifeline_core::planner;
+use lifeline_core::policy::Policy;
 use lifeline_core::text::{route_line, rule_line};
 use lifeline_proto::v1 as wire;
 
@@ -87,6 +90,23 @@ pub fn rung(plan: &NodePlan, who: &Viewer) -> wire::RungView {
         digest: plan.digest(),
         findings: plan.findings.clone(),
     }
+}
+
+/// The rungs that do not ask what the trouble is, or why they are not to be had.
+pub fn last(glance: &Glance, policy: &Policy, who: &Viewer) -> Vec<wire::LastResort> {
+    let offer = |r: Rung| match planner::last_resort(&glance.seen, policy, &glance.diagnosis, r, "")
+    {
+        Ok(plan) => wire::LastResort { rung: Some(rung(&plan, who)), refused: String::new() },
+        Err(refused) => wire::LastResort {
+            rung: Some(wire::RungView {
+                number: r.number(),
+                name: r.word().to_string(),
+                ..wire::RungView::default()
+            }),
+            refused,
+        },
+    };
+    Rung::LAST.map(offer).into()
 }
 
 fn step(s: &Step<NodeOp>, who: &Viewer) -> wire::StepView {

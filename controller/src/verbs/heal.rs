@@ -13,17 +13,20 @@ use crate::proof::Proof;
 use crate::session::Session;
 use crate::sight::Sight;
 use crate::words;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const HELP: &str = "Examples:
   ctl heal calypso                         shows the plan and asks
   ctl heal calypso --up-to clean           never restarts the kubelet
   ctl heal calypso --yes --report out.md   for scripts
+  ctl heal calypso --up-to reset           and if all else fails, the aggressive flush
+  ctl heal calypso --rung reset            that rung and no other
   ctl --socket /run/lifeline/agent.sock heal calypso     on the node itself, as root
 
 The agent acts rung by rung, cheapest repair first, and looks again after each. What it did not expect when you agreed
-is shown and asked anew. Ctrl-C stops the watching, never the agent; run it again to go on.
+is shown and asked anew. Rungs 5 (reset) and 6 (reboot) are never taken by default: they are named, and their name is typed.
+A reset is undone unless `ctl confirm` comes in time. Ctrl-C stops the watching, never the agent; run it again to go on.
 
 Exit codes:
   0  healthy, without our guard
@@ -45,6 +48,9 @@ pub struct Args {
     /// The highest rung the agent may climb to [default: as far as the plan reaches]
     #[arg(long, value_enum, value_name = "RUNG")]
     up_to: Option<UpTo>,
+    /// This rung and no other
+    #[arg(long, value_enum, value_name = "RUNG", conflicts_with = "up_to")]
+    rung: Option<UpTo>,
     /// How long the node must stay well at the end, at most 10m
     #[arg(long, default_value = "30s", value_parser = stability, value_name = "SPAN")]
     stability: Duration,
@@ -56,7 +62,8 @@ pub struct Args {
     report: Option<PathBuf>,
 }
 
-fn stability(text: &str) -> Result<Duration, String> {
+/// A time the node must stay well.
+pub fn stability(text: &str) -> Result<Duration, String> {
     words::span(text).and_then(|s| match s.as_secs() {
         0..=600 => Ok(s),
         _ => Err("it must be at most 10m".into()),
@@ -68,7 +75,7 @@ pub async fn run(args: &Args, session: &Session) -> Outcome {
     session.may_act(&format!("heal {}", args.node))?;
     let out = session.out;
     // An agent that cannot be reached is said at once, whatever the API server does.
-    let seen = async { Ok(before(args, session).await) };
+    let seen = async { Ok(before(&args.node, session).await) };
     let looked = async { tokio::try_join!(session.agent(&args.node), seen) };
     let Some(looked) = interruptible(looked).await else {
         out.say("Nothing was done.");
@@ -78,7 +85,8 @@ pub async fn run(args: &Args, session: &Session) -> Outcome {
     let wish = Wish {
         node: &args.node,
         yes: args.yes,
-        up_to: args.up_to,
+        from: args.rung,
+        up_to: args.up_to.or(args.rung),
         stability: args.stability,
         limit: args.limit,
     };
@@ -89,10 +97,11 @@ pub async fn run(args: &Args, session: &Session) -> Outcome {
         Some(Err(error)) => return Err(hinted(&heal, error)),
         None => interrupted(&heal),
     };
-    tell(args, &heal, exit)
+    tell(args.report.as_deref(), &heal, exit)
 }
 
-async fn before(args: &Args, session: &Session) -> Option<(Cluster, Option<Sight>)> {
+/// How the API server sees the node beforehand.
+pub async fn before(node: &str, session: &Session) -> Option<(Cluster, Option<Sight>)> {
     let config = session.config.as_ref()?;
     let cluster = match Cluster::open(config.kubeconfig.as_ref()?, config.context.as_deref()).await
     {
@@ -102,9 +111,9 @@ async fn before(args: &Args, session: &Session) -> Option<(Cluster, Option<Sight
             return None;
         }
     };
-    match cluster.look(&args.node).await {
+    match cluster.look(node).await {
         Ok(sight) => {
-            session.out.say(format!("The API server sees {} {}.", args.node, sight.words()));
+            session.out.say(format!("The API server sees {node} {}.", sight.words()));
             Some((cluster, Some(sight)))
         }
         Err(e) => {
@@ -114,7 +123,8 @@ async fn before(args: &Args, session: &Session) -> Option<(Cluster, Option<Sight
     }
 }
 
-fn hinted(heal: &Heal<'_>, error: CommandError) -> CommandError {
+/// With what the operator can do while it goes on.
+pub fn hinted(heal: &Heal<'_>, error: CommandError) -> CommandError {
     match &heal.running {
         Some(i) => error.hinted(format!(
             "the heal goes on at {0}; follow it: ctl watch {0} {i}",
@@ -124,7 +134,8 @@ fn hinted(heal: &Heal<'_>, error: CommandError) -> CommandError {
     }
 }
 
-fn interrupted(heal: &Heal<'_>) -> Exit {
+/// Says how to go on after Ctrl-C.
+pub fn interrupted(heal: &Heal<'_>) -> Exit {
     let (out, node) = (heal.session.out, &heal.agent.node);
     out.say("");
     match &heal.running {
@@ -146,10 +157,11 @@ fn interrupted(heal: &Heal<'_>) -> Exit {
     }
 }
 
-fn tell(args: &Args, heal: &Heal<'_>, exit: Exit) -> Outcome {
+/// Tells how it went, on paper too.
+pub fn tell(report: Option<&Path>, heal: &Heal<'_>, exit: Exit) -> Outcome {
     let out = heal.session.out;
     let mut path = None;
-    if let (Some(file), Some(_)) = (&args.report, heal.records.last()) {
+    if let (Some(file), Some(_)) = (report, heal.records.last()) {
         let proof = heal.proof.as_ref().map(Proof::lines).unwrap_or_default();
         let pages = heal.records.iter().map(|r| r.markdown(&heal.agent.node, &proof));
         files::write(file, &pages.collect::<Vec<_>>().join("\n"), 0o644, Present::Replace)?;
