@@ -230,6 +230,7 @@ impl Config {
             .or_else(|| bit("policy.lifeline", p.lifeline))
             .or_else(|| within("policy.confirm-ms", p.confirm_ms, 10_000, 600_000))
             .or_else(|| within("policy.reboots-a-day", p.reboots_a_day.into(), 0, 10))
+            .or_else(|| within("policy.max-rung", p.max_rung.into(), 2, 4))
             .or_else(|| within("policy.term-grace-ms", p.term_grace_ms.into(), 100, 30_000))
             .or_else(|| within("limits.connections", l.connections as u64, 4, 1024))
             .or_else(|| within("limits.reserved", l.reserved as u64, 1, (l.connections - 1) as u64))
@@ -289,7 +290,7 @@ mod tests {
 
     #[test]
     fn every_refusal_names_the_key_and_where_it_is() {
-        let cases: [(&str, &str); 14] = [
+        let cases: [(&str, &str); 15] = [
             (
                 "cluster = \"lab\"\nlissten = \"1.2.3.4:1\"",
                 "line 2: unknown key `lissten`: did you mean `listen`?",
@@ -307,8 +308,8 @@ mod tests {
                 "line 3: unknown key `colour`: known here are ca, cert, key, denied-serials",
             ),
             (
-                "cluster = \"lab\"\n[policy]\nmode = \"heal\"",
-                "line 3: unknown variant `heal`, expected `observe` or `guard`",
+                "cluster = \"lab\"\n[policy]\nmode = \"repair\"",
+                "line 3: unknown variant `repair`, expected one of `observe`, `guard`, `heal`",
             ),
             ("cluster = \"lab\"\nlisten = \"calypso\"", "line 2: invalid socket address syntax"),
             (
@@ -324,6 +325,10 @@ mod tests {
             (
                 "cluster = \"lab\"\n[policy]\nlifeline = 0x1000",
                 "policy.lifeline: it must be another bit than policy.see-through",
+            ),
+            (
+                "cluster = \"lab\"\n[policy]\nmax-rung = 5",
+                "policy.max-rung: 5 is not between 2 and 4",
             ),
             (
                 "cluster = \"lab\"\n[policy]\nterm-grace-ms = 5",

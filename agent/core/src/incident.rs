@@ -4,15 +4,20 @@
 //! reaches. "Unknown" and "not this node's fault" mean wait: an API server that dies in the middle of a recovery must not
 //! push a healthy node up the ladder.
 
+use crate::alone;
 use crate::baseline::Baseline;
 use crate::check;
 use crate::clock::Stamp;
-use crate::diagnosis::{Diagnosis, Verdict};
+use crate::diagnosis::{Diagnosis, Finding, Verdict};
 use crate::engine::Ending;
-use crate::observation::Observation;
+use crate::evidence::Evidence;
+use crate::faults::tailscale;
+use crate::faults::tailscale_capture::is_kept;
+use crate::observation::{Netns, Observation, Process};
 use crate::plan::{Consent, NodePlan, Rung};
 use crate::planner;
 use crate::policy::Policy;
+use alloc::borrow::Cow;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -29,6 +34,10 @@ pub const KUBELET_MS: u64 = 17_000;
 
 /// The fault that tells of what a culprit left.
 const REMNANT: &str = "tailscale-remnant";
+
+/// What was done takes a moment to be seen: the same rung is tried again only after so many milliseconds. tailscaled takes its
+/// routes back within a second of being asked.
+pub const AGAIN_MS: u64 = 2_000;
 
 /// Between two looks while waiting, milliseconds.
 pub const LOOK_MS: u64 = 500;
@@ -55,8 +64,11 @@ pub struct Incident {
     pub opened: Stamp,
     /// Who asked.
     pub by: String,
-    /// What they agreed to.
+    /// What they agreed to; of the agent itself, what it was opened for and what that has turned into.
     pub consent: Consent,
+    /// Nobody asked: the agent opened it by itself.
+    #[serde(default)]
+    pub alone: bool,
     /// How long the node must stay well at the end, milliseconds.
     pub stability_ms: u64,
     /// Runs so far, in order.
@@ -93,6 +105,7 @@ impl Incident {
             opened,
             by,
             consent,
+            alone: false,
             stability_ms,
             runs: Vec::new(),
             well_since: None,
@@ -100,6 +113,37 @@ impl Incident {
             held_since: None,
             kubelet_since: None,
         }
+    }
+
+    /// As [`Self::new`], by the agent itself.
+    #[must_use]
+    pub fn by_itself(self) -> Self {
+        Self { alone: true, ..self }
+    }
+
+    /// What the agent may meet alone: a fault that needs an operator is none of this incident's.
+    fn own<'d>(&self, diag: &'d Diagnosis, policy: &Policy) -> Cow<'d, Diagnosis> {
+        if !self.alone || diag.findings.iter().all(|f| alone::covers(&self.consent, f, policy)) {
+            return Cow::Borrowed(diag);
+        }
+        let own = |f: &&Finding| alone::covers(&self.consent, f, policy);
+        let findings = diag.findings.iter().filter(own).cloned().collect();
+        Cow::Owned(Diagnosis { findings, ..diag.clone() })
+    }
+
+    /// The agent's own consent follows the plan, within the policy: it was decided when the incident was opened.
+    fn widen(&mut self, plan: &NodePlan, policy: &Policy) {
+        if !self.alone {
+            return;
+        }
+        self.consent.rung = policy.max_rung;
+        let kinds = plan.steps.iter().map(|s| s.op.kind().to_string());
+        for kind in kinds.filter(|k| !self.consent.kinds.contains(k)).collect::<Vec<_>>() {
+            self.consent.kinds.push(kind);
+        }
+        let found = plan.findings.iter().filter(|f| !self.consent.findings.contains(f));
+        let found: Vec<String> = found.cloned().collect();
+        self.consent.findings.extend(found);
     }
 
     fn attempts(&self, rung: Rung) -> u32 {
@@ -161,13 +205,20 @@ pub fn climb(
             "the path is right; waiting for the kubelet to renew its lease".to_string(),
         );
     }
+    // A baseline nobody vouches for permits guards only.
+    if incident.alone && !base.is_trusted() {
+        let why =
+            "how this node looks when it is well is not known for certain: an operator decides";
+        return Climb::Close(Ending::Held, why.to_string());
+    }
+    let own = incident.own(diag, policy).into_owned();
     let mut spent = false;
     for rung in Rung::ENGINE {
         if rung.number() < incident.consent.from {
             continue;
         }
         let attempt = incident.attempts(rung);
-        let Some(plan) = planner::plan(seen, base, policy, diag, rung, &incident.id, attempt)
+        let Some(plan) = planner::plan(seen, base, policy, &own, rung, &incident.id, attempt)
         else {
             continue;
         };
@@ -179,6 +230,12 @@ pub fn climb(
             continue;
         }
         incident.well_since = None;
+        let last = incident.runs.last().filter(|r| r.rung == rung);
+        if last.and_then(|r| now.since(&r.at)).is_some_and(|ms| ms < AGAIN_MS) {
+            let why = "what was done takes a moment to be seen; looking again";
+            return Climb::Watch(LOOK_MS, why.to_string());
+        }
+        incident.widen(&plan, policy);
         let objections = check::check(&plan, seen, base);
         if let Some(first) = objections.first() {
             let why = alloc::format!(
@@ -190,7 +247,8 @@ pub fn climb(
         let lacks = incident.consent.lacks(&plan);
         return if lacks.is_empty() { Climb::Plan(plan) } else { Climb::Ask(plan, lacks) };
     }
-    let end = finish(incident, diag, now, spent);
+    let remains = remains(incident, &Evidence::of(seen, base, policy));
+    let end = finish(incident, diag, now, spent, remains);
     match end {
         Climb::Close(Ending::Unwell, text) => last_resort(incident, seen, base, policy, diag)
             .unwrap_or_else(|why| {
@@ -233,9 +291,33 @@ fn last_resort(
     Err(why_not.join("; "))
 }
 
+/// A culprit that was asked and obeys lives on. Whoever reads the end has to know, for only they can end it for good.
+fn remains(incident: &Incident, e: &Evidence<'_>) -> String {
+    if incident.attempts(Rung::Quiet) == 0 {
+        return String::new();
+    }
+    let kept = |p: &&Process| p.netns == Netns::Host && is_kept(p);
+    let told = tailscale::live(e).into_iter().filter(kept).filter_map(|p| {
+        let keeper = p.keeper()?;
+        let name = p.exe.rsplit('/').next().unwrap_or(&p.exe).to_string();
+        let (pid, good) = (p.pid, keeper.for_good());
+        Some(alloc::format!("; {name} (pid {pid}) was asked, lets go and still runs, kept by {keeper}; for good: {good}"))
+    });
+    told.collect()
+}
+
 /// Nothing is left to do: is the node well, and has it been for long enough?
-fn finish(incident: &mut Incident, diag: &Diagnosis, now: &Stamp, spent: bool) -> Climb {
+fn finish(
+    incident: &mut Incident,
+    diag: &Diagnosis,
+    now: &Stamp,
+    spent: bool,
+    remains: String,
+) -> Climb {
     match diag.verdict {
+        Verdict::Healthy if incident.alone && incident.runs.is_empty() => {
+            Climb::Close(Ending::Void, "it was gone before anything was done".to_string())
+        }
         Verdict::Healthy => {
             // "Could not read" is never "nothing there": whether something was left behind cannot be said.
             let held = diag.held.iter().find(|h| h.fault == REMNANT);
@@ -258,7 +340,7 @@ fn finish(incident: &mut Incident, diag: &Diagnosis, now: &Stamp, spent: bool) -
                 );
             }
             if ms >= incident.stability_ms {
-                Climb::Close(Ending::Recovered, diag.summary.clone())
+                Climb::Close(Ending::Recovered, alloc::format!("{}{remains}", diag.summary))
             } else {
                 // No countdown: a note is written for each new text, and one says it all.
                 let whole = incident.stability_ms.div_ceil(1_000);

@@ -13,7 +13,9 @@
 
 extern crate alloc;
 
+pub mod alone;
 pub mod baseline;
+pub mod budget;
 pub mod check;
 pub mod clock;
 pub mod critical;
@@ -36,4 +38,5 @@ pub mod policy;
 pub mod reboots;
 pub mod report;
 pub mod ruleset;
+pub mod supervisor;
 pub mod text;

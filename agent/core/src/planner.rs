@@ -95,10 +95,15 @@ pub fn forecast(
         Verdict::Captured | Verdict::Lost | Verdict::Filtered | Verdict::KubeletStuck
     );
     for rung in Rung::ENGINE {
-        let Some(plan) = plan(&seen, base, policy, &diag, rung, "", 0) else { continue };
-        imagine(&mut seen, &plan);
+        let Some(first) = plan(&seen, base, policy, &diag, rung, "", 0) else { continue };
+        // A culprit that is asked first, because somebody keeps it, may not obey.
+        let firm = plan(&seen, base, policy, &diag, rung, "", 1)
+            .filter(|p| rung == Rung::Quiet && p.digest() != first.digest());
+        for plan in [Some(first), firm].into_iter().flatten() {
+            imagine(&mut seen, &plan);
+            plans.push(plan);
+        }
         diag = judge(&seen, base, policy);
-        plans.push(plan);
     }
     // A kubelet that was cut off may not come back by itself, which shows only then.
     let cut_off = sick && diag.findings.iter().all(|f| f.harm) && !plans.is_empty();

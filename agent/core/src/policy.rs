@@ -14,6 +14,19 @@ pub enum Mode {
     /// Raise and lower the guard alone.
     #[default]
     Guard,
+    /// Guard, and repair alone what needs no operator, as far as [`Policy::max_rung`].
+    Heal,
+}
+
+impl Mode {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Guard => "guard",
+            Self::Heal => "heal",
+        }
+    }
 }
 
 /// Rules of conduct.
@@ -22,6 +35,10 @@ pub enum Mode {
 pub struct Policy {
     /// How much the agent does by itself.
     pub mode: Mode,
+    /// In mode `heal`: the highest rung the agent climbs to by itself, 2 to 4.
+    pub max_rung: u32,
+    /// In mode `heal`: remove harmless remnants (R3) without being asked.
+    pub remnants_alone: bool,
     /// Remove harmless remnants (R3) when an operator heals.
     pub clean_remnants: bool,
     /// Move the state directory of a stopped culprit into quarantine.
@@ -49,6 +66,8 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             mode: Mode::default(),
+            max_rung: 4,
+            remnants_alone: false,
             clean_remnants: true,
             quarantine: true,
             term_grace_ms: 3_000,

@@ -120,6 +120,7 @@ fn sick() -> Node {
         tuns: vec!["tailscale0".into()],
         socket: None,
         statedir: None,
+        supervisor: None,
     });
     seen.netfilter.push(NfTable {
         backend: Backend::Nft,

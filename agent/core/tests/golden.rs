@@ -89,10 +89,19 @@ fn report(seen: &Observation, base: &Baseline) -> String {
     for f in &d.forwarding {
         let _ = writeln!(out, "  {f}");
     }
-    for (rung, attempt) in
-        [(Rung::Quiet, 0), (Rung::Clean, 0), (Rung::Reconnect, 0), (Rung::Reconnect, 1)]
-    {
-        let Some(plan) = plan(seen, base, &policy, d, rung, "run", attempt) else { continue };
+    for (rung, attempt) in [
+        (Rung::Quiet, 0),
+        (Rung::Quiet, 1),
+        (Rung::Clean, 0),
+        (Rung::Reconnect, 0),
+        (Rung::Reconnect, 1),
+    ] {
+        let Some(now) = plan(seen, base, &policy, d, rung, "run", attempt) else { continue };
+        let before = plan(seen, base, &policy, d, rung, "run", 0).map(|p| p.digest());
+        if rung == Rung::Quiet && attempt > 0 && before == Some(now.digest()) {
+            continue;
+        }
+        let plan = now;
         let again = if attempt > 0 { ", again" } else { "" };
         let _ = writeln!(
             out,

@@ -5,6 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use lifeline_core::clock::Stamp;
 use lifeline_core::net::{Family, Prefix};
 use lifeline_core::observation::*;
+use lifeline_core::supervisor::Supervisor;
 use lifeline_core::text::{read, write};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -171,17 +172,31 @@ fn inet_table() -> impl Strategy<Value = NfTable> {
     nf_table().prop_map(|t| NfTable { backend: Backend::Nft, family: Family::V4, ..t })
 }
 
+fn supervisor() -> impl Strategy<Value = Supervisor> {
+    prop_oneof![
+        (word(), option::of(word()), option::of(word()))
+            .prop_map(|(uid, name, owner)| Supervisor::Pod { uid, name, owner }),
+        (word(), option::of(word())).prop_map(|(name, restart)| Supervisor::Unit { name, restart }),
+        word().prop_map(|id| Supervisor::Container { id }),
+    ]
+}
+
 fn process() -> impl Strategy<Value = Process> {
     (
         any::<(u32, u32, u64)>(),
         (word(), word(), word(), word()),
         prop_oneof![Just(Netns::Host), Just(Netns::Other), Just(Netns::Unknown)],
         vec(word(), 0..3),
-        option::of(word()),
-        option::of(word()),
+        (option::of(word()), option::of(word()), option::of(supervisor())),
     )
         .prop_map(
-            |((pid, ppid, start), (exe, inode, comm, cgroup), netns, tuns, socket, statedir)| {
+            |(
+                (pid, ppid, start),
+                (exe, inode, comm, cgroup),
+                netns,
+                tuns,
+                (socket, statedir, supervisor),
+            )| {
                 Process {
                     pid,
                     ppid,
@@ -194,6 +209,7 @@ fn process() -> impl Strategy<Value = Process> {
                     tuns,
                     socket,
                     statedir,
+                    supervisor,
                 }
             },
         )

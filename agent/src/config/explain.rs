@@ -27,6 +27,8 @@ const SECTIONS: [(&str, &[&str]); 3] = [
         "policy",
         &[
             "mode",
+            "max-rung",
+            "remnants-alone",
             "clean-remnants",
             "quarantine",
             "term-grace-ms",

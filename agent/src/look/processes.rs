@@ -113,6 +113,7 @@ fn inspect(proc: &Path, pid: u32, host: Option<&str>) -> Option<Process> {
         tuns: tuns(&dir),
         socket,
         statedir,
+        supervisor: None,
     };
     // The pid may have been given to another meanwhile; then what we read is of two processes.
     (Stat::read(&dir)?.start == stat.start).then_some(process)

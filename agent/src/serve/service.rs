@@ -14,7 +14,7 @@ use futures_util::Stream;
 use lifeline_core::baseline;
 use lifeline_core::diagnosis::Verdict;
 use lifeline_core::plan::Consent;
-use lifeline_core::policy::{Mode, Policy};
+use lifeline_core::policy::Policy;
 use lifeline_proto::v1 as wire;
 use lifeline_proto::v1::lifeline_server::Lifeline;
 use std::pin::Pin;
@@ -104,15 +104,11 @@ impl<N: Node> Lifeline for Service<N> {
     async fn status(&self, request: Request<wire::StatusRequest>) -> Answer<wire::StatusReply> {
         self.viewer(&request)?;
         let latest = self.sight.latest().borrow().clone();
-        let mode = match self.policy.mode {
-            Mode::Observe => "observe",
-            Mode::Guard => "guard",
-        };
         let mut reply = wire::StatusReply {
             version: env!("CARGO_PKG_VERSION").to_string(),
             node: self.about.node.clone(),
             cluster: self.about.cluster.clone(),
-            mode: mode.to_string(),
+            mode: self.policy.mode.word().to_string(),
             verdict: wire::Verdict::Unknown.into(),
             summary: "the first look has not ended yet".to_string(),
             guarded: false,

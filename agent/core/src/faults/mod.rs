@@ -24,7 +24,7 @@ mod route_lost;
 mod split_default;
 mod sysctl_changed;
 pub(crate) mod tailscale;
-mod tailscale_capture;
+pub(crate) mod tailscale_capture;
 mod tailscale_remnant;
 mod unknown_capture;
 mod wg_quick;

@@ -8,8 +8,9 @@ use crate::evidence::Evidence;
 use crate::observation::{Netns, Process, Sense};
 use crate::op::NodeOp;
 use crate::plan::{OnUnhealthy, Rung};
+use crate::supervisor::Supervisor;
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -19,7 +20,8 @@ pub(super) static FAULT: Fault = Fault {
     title: "Tailscale takes critical traffic",
     why: "A tailscaled in the node's own network uses an exit node, or accepts routes that overlap the cluster's: its rule at \
           5270 comes before main, so what its table 52 names leaves by its tunnel, whatever main says. It puts deleted rules \
-          back within 250 ms, so it is stopped first, politely and then firmly, and what it leaves is removed afterwards.",
+          back within 250 ms, so it is made quiet first: one that a kubelet or systemd would start again is asked to let go \
+          and may live on, any other is asked and stopped, and what it leaves is removed afterwards.",
     needs: &[Sense::Rules, Sense::Routes, Sense::Links, Sense::Processes],
     debounce_ms: 2_000,
     severity: Severity::Critical,
@@ -44,6 +46,10 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
             evidence.push("no tailscaled runs here any more".to_string());
         }
         None => evidence.push("it cannot be told which of several processes does it".to_string()),
+    }
+    if let Some(keeper) = process.and_then(|p| p.keeper()).filter(Supervisor::restarts) {
+        let good = keeper.for_good();
+        evidence.push(format!("{keeper} keeps it, and would start it again; for good: {good}"));
     }
     if process.is_some_and(|p| carries_the_cluster(e, p)) {
         evidence.push("the cluster itself runs over this tunnel: it is not stopped".to_string());
@@ -75,11 +81,39 @@ fn remedy(e: &Evidence<'_>, finding: &Finding, rung: Rung, attempt: u32) -> Vec<
     }
     match (rung, tailscale::culprit(e, dev)) {
         (Rung::Quiet, Some(p)) if p.netns == Netns::Host && !carries_the_cluster(e, p) => {
-            quiet(e, p, dev)
+            // A signal would only have it started again, with the same arguments, for the same capture.
+            match p.socket.clone().filter(|_| attempt == 0 && is_kept(p)) {
+                Some(socket) => ask(e, p, socket, dev),
+                None => quiet(e, p, dev),
+            }
         }
         (Rung::Clean, None) => tailscale_remnant::remedy(e, finding, rung, attempt),
         _ => Vec::new(),
     }
+}
+
+/// Would somebody start it again if it were stopped?
+pub(crate) fn is_kept(p: &Process) -> bool {
+    p.keeper().is_some_and(|k| k.restarts())
+}
+
+/// Asks it to let go, and no more: whoever keeps it sees no reason to start it anew, and it remembers what it was asked.
+fn ask(e: &Evidence<'_>, p: &Process, socket: String, dev: Option<&str>) -> Vec<Want> {
+    let op = NodeOp::ExitNodeOff { process: tailscale::id(p), socket };
+    let mut out =
+        [Want::may(op, "stopped it would be started again; asked it lets go at once")].to_vec();
+    // Its addresses stay, and what it carries for others too: only what went astray is closed.
+    let own = |ip: IpAddr| e.seen.addrs.iter().any(|a| dev == Some(a.dev.as_str()) && a.addr == ip);
+    let astray = |ip: IpAddr| e.seen.sockets.iter().any(|s| own(s.src.ip()) && s.dst.ip() == ip);
+    let mut dead_to: Vec<IpAddr> =
+        e.expected.iter().map(|x| x.ask).filter(|ip| astray(*ip)).collect();
+    dead_to.sort_unstable();
+    dead_to.dedup();
+    if !dead_to.is_empty() {
+        let op = NodeOp::FlowsGone { sources: Vec::new(), dead_to };
+        out.push(Want::may(op, "connections that were dialled by the tunnel are dialled again"));
+    }
+    out
 }
 
 fn quiet(e: &Evidence<'_>, p: &Process, dev: Option<&str>) -> Vec<Want> {
@@ -90,7 +124,12 @@ fn quiet(e: &Evidence<'_>, p: &Process, dev: Option<&str>) -> Vec<Want> {
         out.push(Want::may(op, "asked over its own socket it lets go at once, and remembers it"));
     }
     let op = NodeOp::Stopped { process, grace_ms: e.policy.term_grace_ms };
-    out.push(Want::must(op, "as long as it lives it puts its rules back within 250 ms"));
+    let because = if is_kept(p) {
+        "it was asked and did not stay quiet"
+    } else {
+        "as long as it lives it puts its rules back within 250 ms"
+    };
+    out.push(Want::must(op, because));
     // Only while the device is there are its addresses known: connections that use them can never work again.
     let sources: Vec<IpAddr> = e
         .seen

@@ -1,5 +1,6 @@
 //! Processes and the units that run them.
 
+use crate::supervisor::Supervisor;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,16 @@ pub struct Process {
     /// Its state directory, likewise.
     #[serde(default)]
     pub statedir: Option<String>,
+    /// Who would start it again, as far as more is known than its control group says.
+    #[serde(default)]
+    pub supervisor: Option<Supervisor>,
+}
+
+impl Process {
+    /// Who would start it again, as far as can be told.
+    pub fn keeper(&self) -> Option<Supervisor> {
+        self.supervisor.clone().or_else(|| Supervisor::of_cgroup(&self.cgroup))
+    }
 }
 
 /// A systemd unit.

@@ -8,6 +8,7 @@ use crate::observation::{
     RouteKind, Rule, Sense, Through,
 };
 use crate::op::backend_word;
+use crate::supervisor::Supervisor;
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -316,7 +317,19 @@ fn process(p: &Process) -> Line {
     for t in &p.tuns {
         line = line.put("tun").name(t);
     }
-    line.named("socket", p.socket.as_deref()).named("statedir", p.statedir.as_deref())
+    line = line.named("socket", p.socket.as_deref()).named("statedir", p.statedir.as_deref());
+    match &p.supervisor {
+        None => line,
+        Some(Supervisor::Pod { uid, name, owner }) => line
+            .put("kept-by pod")
+            .name(uid)
+            .named("name", name.as_deref())
+            .named("owner", owner.as_deref()),
+        Some(Supervisor::Unit { name, restart }) => {
+            line.put("kept-by unit").name(name).named("restart", restart.as_deref())
+        }
+        Some(Supervisor::Container { id }) => line.put("kept-by container").name(id),
+    }
 }
 
 fn through(t: Through) -> &'static str {

@@ -4,6 +4,7 @@ use super::super::words::{Result, Words, string};
 use super::unknown;
 use crate::net::Family;
 use crate::observation::{Backend, Chain, Dialect, Netns, NfRule, NfTable, Process, Resolv, Unit};
+use crate::supervisor::Supervisor;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -62,6 +63,7 @@ pub(super) fn process(w: &mut Words<'_>) -> Result<Process> {
         tuns: Vec::new(),
         socket: None,
         statedir: None,
+        supervisor: None,
     };
     while let Some(key) = w.key() {
         match key {
@@ -81,10 +83,31 @@ pub(super) fn process(w: &mut Words<'_>) -> Result<Process> {
             "tun" => p.tuns.push(w.word()?),
             "socket" => p.socket = Some(w.word()?),
             "statedir" => p.statedir = Some(w.word()?),
+            "kept-by" => p.supervisor = Some(supervisor(w)?),
             other => return Err(unknown(other)),
         }
     }
     Ok(p)
+}
+
+/// The end of a process's line: `kept-by pod UID name NAMESPACE/NAME owner KIND/NAME`.
+fn supervisor(w: &mut Words<'_>) -> Result<Supervisor> {
+    let kind = w.word()?;
+    let mut known = match kind.as_str() {
+        "pod" => Supervisor::Pod { uid: w.word()?, name: None, owner: None },
+        "unit" => Supervisor::Unit { name: w.word()?, restart: None },
+        "container" => Supervisor::Container { id: w.word()? },
+        other => return Err(unknown(other)),
+    };
+    while let Some(key) = w.key() {
+        match (&mut known, key) {
+            (Supervisor::Pod { name, .. }, "name") => *name = Some(w.word()?),
+            (Supervisor::Pod { owner, .. }, "owner") => *owner = Some(w.word()?),
+            (Supervisor::Unit { restart, .. }, "restart") => *restart = Some(w.word()?),
+            (_, other) => return Err(unknown(other)),
+        }
+    }
+    Ok(known)
 }
 
 pub(super) fn unit(w: &mut Words<'_>) -> Result<Unit> {

@@ -1,0 +1,197 @@
+//! When the agent acts without being asked: which findings are its own to meet, for how long each must have been there, and
+//! whether anything is left of its budget.
+//!
+//! Everything it would do is what an operator's heal would do; this only decides when, and how far.
+
+use crate::baseline::Baseline;
+use crate::budget::{self, Allowance, Budget};
+use crate::clock::Stamp;
+use crate::diagnosis::{Diagnosis, Finding, Verdict};
+use crate::faults;
+use crate::observation::Observation;
+use crate::plan::{Consent, NodePlan, Rung};
+use crate::planner;
+use crate::policy::{Mode, Policy};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// Since when each finding has been there, without a break.
+#[derive(Clone, Debug, Default)]
+pub struct Vigil {
+    since: Vec<(String, Stamp)>,
+}
+
+/// What the agent does by itself after a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolve {
+    /// Nothing: all is well, or what is wrong is not its own to meet.
+    Rest,
+    /// Look again after so many milliseconds: a finding has not been there for long enough.
+    Look(u64),
+    /// Open an incident with this consent, for these accounts.
+    Open(Consent, Vec<String>),
+    /// It would act and may not; the guard stays.
+    Hold(Held),
+}
+
+/// Why it may not act, and until when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// For people.
+    pub why: String,
+    /// How long at least, milliseconds; 0 when no time mends it.
+    pub ms: u64,
+}
+
+/// Is this finding one that the agent meets alone?
+pub fn is_own(finding: &Finding, policy: &Policy) -> bool {
+    let Some(fault) = faults::by_id(&finding.fault) else { return false };
+    match fault.consent {
+        faults::Consent::Automatic => true,
+        // What was left behind harms nobody: it can wait for somebody, unless the operator wants it otherwise.
+        faults::Consent::Operator => policy.remnants_alone && finding.verdict == Verdict::Healthy,
+    }
+}
+
+/// Is this finding covered by what an incident of the agent's own was opened for, or by what that turns into?
+pub fn covers(consent: &Consent, finding: &Finding, policy: &Policy) -> bool {
+    let turned = |key: &String| {
+        let id = key.split('/').next().unwrap_or_default();
+        faults::by_id(id).is_some_and(|f| f.becomes.contains(&finding.fault.as_str()))
+    };
+    is_own(finding, policy)
+        || consent.findings.contains(&finding.key())
+        || consent.findings.iter().any(turned)
+}
+
+impl Vigil {
+    /// Weighs a judged look.
+    pub fn weigh(
+        &mut self,
+        seen: &Observation,
+        base: &Baseline,
+        policy: &Policy,
+        diag: &Diagnosis,
+        budget: &Budget,
+    ) -> Resolve {
+        if policy.mode != Mode::Heal {
+            return Resolve::Rest;
+        }
+        let now = &seen.taken;
+        // A look that could not tell is no sign that anything has gone, and no reason to act.
+        if diag.verdict == Verdict::Unknown {
+            return Resolve::Rest;
+        }
+        let own: Vec<&Finding> = diag.findings.iter().filter(|f| is_own(f, policy)).collect();
+        self.since
+            .retain(|(key, at)| now.since(at).is_some() && own.iter().any(|f| f.key() == *key));
+        for finding in &own {
+            let key = finding.key();
+            if !self.since.iter().any(|(k, _)| *k == key) {
+                self.since.push((key, now.clone()));
+            }
+        }
+        let own: Vec<&Finding> =
+            own.into_iter().filter(|f| has_remedy(f, seen, base, policy, diag)).collect();
+        if own.is_empty() {
+            return Resolve::Rest;
+        }
+        if !base.is_trusted() {
+            let why = "how this node looks when it is well has not been learnt yet: it is guarded, \
+                       and repaired when an operator asks (`ctl heal`) or accepts it as it is \
+                       (`ctl baseline accept`)";
+            return Resolve::Hold(Held { why: why.to_string(), ms: 0 });
+        }
+        let left = |f: &Finding| {
+            let waits = faults::by_id(&f.fault).map_or(0, |fault| fault.debounce_ms);
+            waits.saturating_sub(self.age(f, now))
+        };
+        let due: Vec<&Finding> = own.iter().copied().filter(|f| left(f) == 0).collect();
+        if due.is_empty() {
+            return Resolve::Look(own.iter().map(|f| left(f)).min().unwrap_or(0).max(1));
+        }
+        open(&due, seen, policy, budget)
+    }
+
+    fn age(&self, finding: &Finding, now: &Stamp) -> u64 {
+        let key = finding.key();
+        let since = self.since.iter().find(|(k, _)| *k == key);
+        since.and_then(|(_, at)| now.since(at)).unwrap_or(0)
+    }
+}
+
+/// Opens for all that may still be tried; held when nothing may.
+fn open(due: &[&Finding], seen: &Observation, policy: &Policy, budget: &Budget) -> Resolve {
+    let (mut consent, mut accounts) = (Consent::default(), Vec::new());
+    let mut held: Option<Held> = None;
+    for finding in due {
+        let account = budget::account(finding, seen);
+        match budget.ask(&account, budget::OPENING, &seen.taken) {
+            Allowance::Yes => {
+                consent.findings.push(finding.key());
+                accounts.push(account);
+            }
+            Allowance::After(ms) => {
+                if held.as_ref().is_none_or(|h| ms < h.ms) {
+                    held = Some(exhausted(&account, ms));
+                }
+            }
+        }
+    }
+    if accounts.is_empty() {
+        return held.map_or(Resolve::Rest, Resolve::Hold);
+    }
+    consent.rung = policy.max_rung;
+    Resolve::Open(consent, accounts)
+}
+
+/// What is said when an account is used up.
+pub fn exhausted(account: &str, ms: u64) -> Held {
+    let minutes = ms.div_ceil(60_000);
+    let why = format!(
+        "{account} was met as often as is allowed and came back: only the guard is kept for {minutes} min more; \
+         whoever brings it back has to be stopped"
+    );
+    Held { why, ms }
+}
+
+/// Is there anything at all that could be done about it, as far as the agent may go?
+fn has_remedy(
+    finding: &Finding,
+    seen: &Observation,
+    base: &Baseline,
+    policy: &Policy,
+    diag: &Diagnosis,
+) -> bool {
+    let only = Diagnosis { findings: [finding.clone()].into(), ..diag.clone() };
+    Rung::ENGINE
+        .into_iter()
+        .filter(|rung| rung.number() <= policy.max_rung)
+        .any(|rung| planner::plan(seen, base, policy, &only, rung, "", 0).is_some())
+}
+
+/// The accounts a plan of the agent's own is written to.
+///
+/// # Errors
+/// When one of them is used up: then nothing of the plan is done.
+pub fn afford(
+    plan: &NodePlan,
+    diag: &Diagnosis,
+    seen: &Observation,
+    budget: &Budget,
+) -> Result<Vec<String>, Held> {
+    let accounts = accounts(plan, diag, seen);
+    for account in &accounts {
+        if let Allowance::After(ms) = budget.ask(account, plan.rung.number(), &seen.taken) {
+            return Err(exhausted(account, ms));
+        }
+    }
+    Ok(accounts)
+}
+
+/// The accounts of the findings a plan meets.
+pub fn accounts(plan: &NodePlan, diag: &Diagnosis, seen: &Observation) -> Vec<String> {
+    let met = |f: &&Finding| plan.findings.contains(&f.key());
+    diag.findings.iter().filter(met).map(|f| budget::account(f, seen)).collect()
+}
