@@ -46,7 +46,7 @@ fn texts(story: &Story) -> Vec<String> {
 #[test]
 fn a_captured_node_is_healed_and_the_story_on_the_disk_is_the_one_that_was_told() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
-    let stage = Arc::new(Stage::of("r1-installed", &clock));
+    let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     life(async {
         let runs = start(&stage, dir.path(), &clock).await;
         let (incident, repeated) =
@@ -74,7 +74,7 @@ fn a_captured_node_is_healed_and_the_story_on_the_disk_is_the_one_that_was_told(
 #[test]
 fn the_same_request_is_the_same_incident_also_after_a_restart() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
-    let stage = Arc::new(Stage::of("r1-installed", &clock));
+    let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     let consent = stage.consent();
     life(async {
         let runs = start(&stage, dir.path(), &clock).await;
@@ -113,7 +113,7 @@ fn the_same_request_is_the_same_incident_also_after_a_restart() {
 #[test]
 fn what_the_consent_does_not_cover_is_asked_and_nothing_is_touched() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
-    let stage = Arc::new(Stage::of("r1-installed", &clock));
+    let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     let before = stage.node.lock().unwrap().clone();
     life(async {
         let runs = start(&stage, dir.path(), &clock).await;
@@ -176,7 +176,7 @@ fn killed_at_every_call_of_the_hands_it_ends_recovered() {
         let mut reached = false;
         for cut in [Cut::Before(n), Cut::Half(n), Cut::After(n)] {
             let dir = tempfile::tempdir().unwrap();
-            let stage = Arc::new(Stage::of("r1-installed", &clock));
+            let stage = Arc::new(Stage::of("r1-exit-node", &clock));
             if !killed(&stage, dir.path(), &clock, cut) {
                 continue;
             }
@@ -208,7 +208,7 @@ fn killed_at_every_call_of_the_hands_it_ends_recovered() {
 #[test]
 fn after_a_reboot_the_run_is_void_and_nothing_of_the_kernels_is_touched() {
     let clock = clock();
-    let (dir, stage) = (tempfile::tempdir().unwrap(), Arc::new(Stage::of("r1-installed", &clock)));
+    let (dir, stage) = (tempfile::tempdir().unwrap(), Arc::new(Stage::of("r1-exit-node", &clock)));
     // In the middle of stopping the daemon.
     assert!(killed(&stage, dir.path(), &clock, Cut::After(5)));
     let later = Clock::of_boot("another boot");
@@ -229,7 +229,7 @@ fn after_a_reboot_the_run_is_void_and_nothing_of_the_kernels_is_touched() {
 #[test]
 fn cancelled_in_the_middle_it_ends_its_step_and_undoes_what_it_can() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
-    let stage = Arc::new(Stage::of("r1-installed", &clock));
+    let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     life(async {
         let runs = start(&stage, dir.path(), &clock).await;
         let gate = Arc::new(Notify::new());
@@ -256,7 +256,7 @@ fn cancelled_in_the_middle_it_ends_its_step_and_undoes_what_it_can() {
 #[test]
 fn told_to_stop_it_ends_its_step_and_the_next_process_goes_on() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
-    let stage = Arc::new(Stage::of("r1-installed", &clock));
+    let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     let gate = Arc::new(Notify::new());
     *stage.gate.lock().unwrap() = Some(gate.clone());
     life(async {
@@ -305,7 +305,7 @@ fn a_damaged_or_newer_journal_of_an_open_run_is_stuck_and_left_as_it_is() {
     for (words, how) in damages {
         let clock = clock();
         let (dir, stage) =
-            (tempfile::tempdir().unwrap(), Arc::new(Stage::of("r1-installed", &clock)));
+            (tempfile::tempdir().unwrap(), Arc::new(Stage::of("r1-exit-node", &clock)));
         assert!(killed(&stage, dir.path(), &clock, Cut::After(5)));
         let file = dir.path().join("journal/calypso-1.1-quiet.jsonl");
         let hurt = hurt(&file, how);
@@ -326,7 +326,7 @@ fn a_damaged_or_newer_journal_of_an_open_run_is_stuck_and_left_as_it_is() {
 #[test]
 fn a_damaged_incident_file_is_listed_as_stuck_and_its_number_is_not_used_again() {
     let clock = clock();
-    let (dir, stage) = (tempfile::tempdir().unwrap(), Arc::new(Stage::of("r1-installed", &clock)));
+    let (dir, stage) = (tempfile::tempdir().unwrap(), Arc::new(Stage::of("r1-exit-node", &clock)));
     assert!(killed(&stage, dir.path(), &clock, Cut::After(5)));
     hurt(&dir.path().join("journal/calypso-1.incident"), |t| t.replacen("opened", "opaned", 1));
     let next = Arc::new(stage.next_process(&clock));
@@ -388,8 +388,7 @@ fn a_finished_run_is_undone_but_for_what_somebody_changed_since() {
         assert_eq!(again, undone);
         let gone = runs.undo(&operator(), "calypso-77.1-clean", "undo-2".into()).await;
         assert!(matches!(gone, Err(Refused::NoRun { .. })), "{gone:?}");
-        // It was asked first, because a kubelet keeps it; then it was stopped.
-        let quiet = done.iter().rfind(|r| r.ends_with("quiet")).unwrap();
+        let quiet = done.iter().find(|r| r.ends_with("quiet")).unwrap();
         let undone = runs.undo(&operator(), quiet, "undo-3".into()).await.unwrap();
         assert!(undone.lines.iter().any(|l| l.contains("cannot be brought back")), "{undone:?}");
     });

@@ -105,7 +105,7 @@ fn write_server(dir: &Path, ca: &Authority) -> Tls {
 async fn agent(ca: &Authority) -> (Agent, Tls) {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::read().unwrap();
-    let stage = Arc::new(Stage::of("r1-installed", &clock));
+    let stage = Arc::new(Stage::of("r1-exit-node", &clock));
     let tls = write_server(dir.path(), ca);
     let trust = Arc::new(ArcSwapOption::from_pointee(Trust::load(&tls, "lab").unwrap()));
     let runs = stage::start(&stage, dir.path(), &clock).await;

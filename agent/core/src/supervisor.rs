@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Supervisor {
-    /// A kubelet, for a pod: it starts a container that ends again, whatever the reason, unless the pod says otherwise.
+    /// A kubelet, for a pod: it starts a container that ends again, whatever the reason, unless the pod says otherwise. A pod
+    /// whose name is not known is none that this node's kubelet keeps: it makes `/var/log/pods/NAMESPACE_POD_UID` before the
+    /// pod's first container, and removes it after the last.
     Pod {
         /// The pod's uid, as the control group has it.
         uid: String,
@@ -71,7 +73,8 @@ impl Supervisor {
     /// use `on-failure`. A unit whose `Restart=` is not known counts as one without, as systemd's own default has it.
     pub fn restarts(&self) -> bool {
         match self {
-            Self::Pod { .. } | Self::Container { .. } => true,
+            Self::Pod { name, .. } => name.is_some(),
+            Self::Container { .. } => true,
             Self::Unit { restart, .. } => {
                 matches!(restart.as_deref(), Some("always" | "on-success"))
             }
@@ -198,6 +201,16 @@ mod tests {
         assert!(unit("always").restarts() && unit("on-success").restarts());
         assert!(!unit("no").restarts() && !unit("on-failure").restarts());
         assert!(!Supervisor::Unit { name: "x.service".into(), restart: None }.restarts());
+    }
+
+    #[test]
+    fn a_pod_that_no_kubelet_knows_is_an_orphan_that_nobody_restarts() {
+        let pod = |name: Option<&str>| Supervisor::Pod {
+            uid: "2f1e9c34".into(),
+            name: name.map(Into::into),
+            owner: None,
+        };
+        assert!(pod(Some("a/b")).restarts() && !pod(None).restarts());
     }
 
     #[test]

@@ -172,13 +172,15 @@ fn inet_table() -> impl Strategy<Value = NfTable> {
     nf_table().prop_map(|t| NfTable { backend: Backend::Nft, family: Family::V4, ..t })
 }
 
-fn supervisor() -> impl Strategy<Value = Supervisor> {
+// Boxed: by value the strategies of a whole observation do not fit on a test's stack.
+fn supervisor() -> BoxedStrategy<Supervisor> {
     prop_oneof![
         (word(), option::of(word()), option::of(word()))
             .prop_map(|(uid, name, owner)| Supervisor::Pod { uid, name, owner }),
         (word(), option::of(word())).prop_map(|(name, restart)| Supervisor::Unit { name, restart }),
         word().prop_map(|id| Supervisor::Container { id }),
     ]
+    .boxed()
 }
 
 fn process() -> impl Strategy<Value = Process> {

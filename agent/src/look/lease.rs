@@ -4,8 +4,10 @@
 use super::handshake::{self, Patience};
 use super::{LIMIT, Places, Seen};
 use lifeline_core::observation::{Cluster, Lease, Reach, Sense};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -31,9 +33,7 @@ pub(super) async fn read(places: &Places, cluster: &Cluster) -> Seen<Option<Leas
     if cluster.node.is_empty() || cluster.api.is_empty() {
         return Seen::nothing(Sense::Lease, "read the lease: node or API server is not known");
     }
-    let agent = places.k3s.join("agent");
-    let (cert, key) = (agent.join("client-kubelet.crt"), agent.join("client-kubelet.key"));
-    let config = match handshake::config(&agent.join("server-ca.crt"), Some((&cert, &key))) {
+    let config = match credentials(places) {
         Ok(config) => config,
         Err(why) => return Seen::nothing(Sense::Lease, why),
     };
@@ -65,21 +65,38 @@ pub(super) async fn read(places: &Places, cluster: &Cluster) -> Seen<Option<Leas
     Seen::nothing(Sense::Lease, whys.join("; "))
 }
 
-async fn ask(
+/// The node's own, as its kubelet uses them.
+pub(super) fn credentials(places: &Places) -> Result<Arc<ClientConfig>, String> {
+    let agent = places.k3s.join("agent");
+    let (cert, key) = (agent.join("client-kubelet.crt"), agent.join("client-kubelet.key"));
+    handshake::config(&agent.join("server-ca.crt"), Some((&cert, &key)))
+}
+
+/// The body of one GET.
+pub(super) async fn get(
     mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     api: SocketAddr,
-    node: &str,
-) -> Result<Lease, String> {
+    path: &str,
+    accept: &str,
+) -> Result<Vec<u8>, String> {
     let request = format!(
-        "GET /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node} HTTP/1.1\r\n\
-         Host: {api}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {api}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
     stream.flush().await.map_err(|e| e.to_string())?;
     let mut answer = Vec::new();
     // A server that closes without TLS's own goodbye is an error to rustls; what came is judged by its length.
     let _cut = stream.take(CAP).read_to_end(&mut answer).await;
-    let body = body(&answer)?;
+    body(&answer)
+}
+
+async fn ask(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    api: SocketAddr,
+    node: &str,
+) -> Result<Lease, String> {
+    let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node}");
+    let body = get(stream, api, &path, "application/json").await?;
     let object: Object = serde_json::from_slice(&body).map_err(|e| format!("not a lease: {e}"))?;
     let renewed = object.spec.renew_time;
     let then = epoch_ms(&renewed).ok_or_else(|| format!("not a time: {renewed:?}"))?;

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod handshake;
+mod keepers;
 mod lease;
 mod lookups;
 mod netfilter;
@@ -118,6 +119,7 @@ pub struct Look {
     netfilter: netfilter::Netfilter,
     files: Slow,
     process_table: Slow,
+    owners: keepers::Owners,
 }
 
 impl Look {
@@ -134,6 +136,7 @@ impl Look {
             netfilter: netfilter::Netfilter::default(),
             files: Slow::default(),
             process_table: Slow::default(),
+            owners: keepers::Owners::default(),
         }
     }
 
@@ -172,6 +175,7 @@ impl Look {
         (seen.netfilter, seen.inet) = (tables.single, tables.inet);
         seen.processes = processes.unpack(&mut seen.gaps);
         seen.units = units.unpack(&mut seen.gaps);
+        keepers::complete(&mut seen, &self.places, &self.owners).await;
         seen
     }
 

@@ -42,6 +42,8 @@ trait UnitState {
 trait ServiceState {
     #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
     fn main_pid(&self) -> zbus::Result<u32>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn restart(&self) -> zbus::Result<String>;
 }
 
 /// Reads the units.
@@ -56,12 +58,33 @@ pub(super) async fn read(bus: Option<&str>, kubelet: &str, limit: Duration) -> S
     }
 }
 
-async fn ask(bus: Option<&str>, kubelet: &str) -> zbus::Result<Vec<Unit>> {
-    // A connection of its own each time: a kept one does not survive a restart of the bus.
-    let bus = match bus {
-        None => Connection::system().await?,
-        Some(address) => Builder::address(address).build().await?,
+/// A unit's `Restart=`; `None` when systemd does not tell in time.
+pub(super) async fn restart(bus: Option<&str>, unit: &str, limit: Duration) -> Option<String> {
+    let asked = async {
+        let bus = connect(bus).await?;
+        let path = ManagerProxy::new(&bus).await?.load_unit(unit).await?;
+        ServiceStateProxy::builder(&bus).path(path).build().await?.restart().await
     };
+    match timeout(limit, asked).await {
+        Ok(Ok(restart)) => Some(restart),
+        Ok(Err(why)) => {
+            tracing::debug!("ask systemd for Restart= of {unit}: {}", chain(&why));
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// A connection of its own each time: a kept one does not survive a restart of the bus.
+async fn connect(bus: Option<&str>) -> zbus::Result<Connection> {
+    match bus {
+        None => Connection::system().await,
+        Some(address) => Builder::address(address).build().await,
+    }
+}
+
+async fn ask(bus: Option<&str>, kubelet: &str) -> zbus::Result<Vec<Unit>> {
+    let bus = connect(bus).await?;
     let manager = ManagerProxy::new(&bus).await?;
     let mut units = Vec::new();
     for name in [kubelet, TAILSCALED] {

@@ -15,6 +15,9 @@ pub const CONTAINER: &str = "cri-containerd-7c1d5f0a3e9b4d2f8a6c.service";
 /// The unit of a tailscaled that is installed on the node itself.
 pub const INSTALLED: &str = "tailscaled.service";
 const SLICE: &str = "kubepods-besteffort-pod2f1e9c34_6d0b_4f7a_9a55_1c0e8d3b7f21.slice";
+/// What a kubelet has for a pod of its own; the name is the DaemonSet's of the incident.
+const POD: &str =
+    "/var/log/pods/tailscale-system_tailscale-worker-x7k2p_2f1e9c34-6d0b-4f7a-9a55-1c0e8d3b7f21";
 const ROOTFS: &str =
     "/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/7c1d5f0a3e9b4d2f8a6c/rootfs";
 const STATE: &str = "/var/lib/tailscale-worker";
@@ -28,6 +31,22 @@ pub fn start(site: &Site, flags: &str) -> Result<()> {
         SLICE,
         ROOTFS,
         "",
+        &[(STATE, "/var/lib/tailscale"), (SOCKET, "/run/tailscale")],
+        flags,
+    )?;
+    wait_for_rules(site)
+}
+
+/// Starts it as a container of a pod that its kubelet knows, and starts again when it ends: systemd plays that part.
+pub fn start_kept(site: &Site, flags: &str) -> Result<()> {
+    site.node.must(&format!("mkdir -p {POD}"))?;
+    let again = " -p Restart=always -p RestartSec=2 -p StartLimitIntervalSec=0";
+    container(
+        site,
+        CONTAINER,
+        SLICE,
+        ROOTFS,
+        again,
         &[(STATE, "/var/lib/tailscale"), (SOCKET, "/run/tailscale")],
         flags,
     )?;
@@ -107,7 +126,7 @@ pub fn restore(site: &Site) -> Result<()> {
     }
     scrub(site)?;
     site.node
-        .must(&format!("rm -rf {STATE} {SOCKET} {ROOTFS} /var/lib/tailscale /run/tailscale"))
+        .must(&format!("rm -rf {STATE} {SOCKET} {POD} {ROOTFS} /var/lib/tailscale /run/tailscale"))
         .map(drop)
 }
 

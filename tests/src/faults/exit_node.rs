@@ -22,23 +22,25 @@ pub const FAULTS: &[Fault] = &[
         restore,
     },
     Fault {
-        id: "R1-daemon",
-        title: "the same by a daemon that nobody would start again",
-        how: "a service without Restart=, with an exit node, chains in iptables-legacy",
+        id: "R1-kept",
+        title: "the same in a pod that its kubelet would start again",
+        how: "R1 by a pod whose folder lies in /var/log/pods, under Restart=always",
         verdict: "Captured",
         near_miss: false,
         ground: None,
-        strike: |site| installed(site, "--firewall legacy"),
+        strike: |site| {
+            kept(site, "--exit-node 100.64.0.1 --firewall legacy", "default dev tailscale0")
+        },
         restore,
     },
     Fault {
         id: "R1-nft",
         title: "the same with native nft expressions, which stop iptables-nft-save half-way",
-        how: "a service without Restart=, with an exit node and --firewall nft",
+        how: "tailscaled with an exit node and --firewall nft",
         verdict: "Captured",
         near_miss: false,
         ground: None,
-        strike: |site| installed(site, "--firewall nft"),
+        strike: |site| exit_node(site, "--firewall nft"),
         restore,
     },
     Fault {
@@ -62,13 +64,19 @@ pub const FAULTS: &[Fault] = &[
         restore,
     },
     Fault {
-        id: "R2-daemon",
-        title: "the same by a daemon that nobody would start again",
-        how: "a service without Restart=, with an exit node and LAN access",
+        id: "R2-kept",
+        title: "the same in a pod that its kubelet would start again",
+        how: "R2 by a pod whose folder lies in /var/log/pods, under Restart=always",
         verdict: "Captured",
         near_miss: false,
         ground: None,
-        strike: |site| installed(site, "--exit-node-allow-lan-access"),
+        strike: |site| {
+            kept(
+                site,
+                "--exit-node 100.64.0.1 --exit-node-allow-lan-access",
+                "default dev tailscale0",
+            )
+        },
         restore,
     },
     Fault {
@@ -95,6 +103,19 @@ pub const FAULTS: &[Fault] = &[
         restore,
     },
     Fault {
+        id: "R5",
+        title: "re-infection: whoever keeps the daemon starts it again, and it captures again, whatever it is told",
+        how: "R4 by a pod whose folder lies in /var/log/pods, under Restart=always",
+        verdict: "Captured",
+        near_miss: false,
+        ground: None,
+        strike: |site| {
+            let flags = "--exit-node 100.64.0.1 --policy-exit-node 100.64.0.1";
+            kept(site, flags, "default dev tailscale0")
+        },
+        restore,
+    },
+    Fault {
         id: "R6",
         title: "accepted routes that overlap the LAN, services and other nodes' pods",
         how: "tailscaled without exit node, --accept-routes with those prefixes advertised by a peer",
@@ -109,6 +130,21 @@ pub const FAULTS: &[Fault] = &[
                 &format!("--accept-routes --advertised 10.43.0.0/16,{}{other}", site.facts.lan),
             )?;
             wait_for_route(site, "10.43.0.0/16")
+        },
+        restore,
+    },
+    Fault {
+        id: "R6-kept",
+        title: "the same in a pod that its kubelet would start again",
+        how: "R6 by a pod whose folder lies in /var/log/pods, under Restart=always",
+        verdict: "Captured",
+        near_miss: false,
+        ground: None,
+        strike: |site| {
+            // Other nodes' pods among them: a leak of pods' traffic is proof of harm.
+            let pods = site.facts.other_worker().map_or(String::new(), |o| format!(",{}", o.pods));
+            let flags = format!("--accept-routes --advertised 10.43.0.0/16{pods}");
+            kept(site, &flags, "10.43.0.0/16")
         },
         restore,
     },
@@ -154,6 +190,11 @@ pub const FAULTS: &[Fault] = &[
 fn exit_node(site: &Site, flags: &str) -> Result<()> {
     daemon::start(site, &format!("--exit-node 100.64.0.1 {flags}"))?;
     wait_for_capture(site)
+}
+
+fn kept(site: &Site, flags: &str, route: &str) -> Result<()> {
+    daemon::start_kept(site, flags)?;
+    if route.starts_with("default") { wait_for_capture(site) } else { wait_for_route(site, route) }
 }
 
 fn installed(site: &Site, flags: &str) -> Result<()> {

@@ -32,7 +32,7 @@ fn entries(g: &Ground<'_>) -> std::result::Result<usize, String> {
 fn kill_at(g: &Ground<'_>, nth: usize) -> std::result::Result<bool, String> {
     let healthy = g.snapshot()?;
     let begun_with = entries(g)?;
-    g.make("R1-daemon")?;
+    g.make("R1")?;
     let sick = g.snapshot()?;
     let mut heal = g
         .lab
@@ -121,7 +121,7 @@ fn every_boundary(g: &Ground<'_>) -> Verdict {
 
 fn operator_drops_off(g: &Ground<'_>) -> Verdict {
     let before = g.snapshot()?;
-    g.make("R1-daemon")?;
+    g.make("R1")?;
     let mut heal = g
         .lab
         .ctl_command("laptop", &["heal", super::ground::NODE, "--yes", "--stability", "1s"])
