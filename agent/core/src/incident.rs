@@ -248,7 +248,7 @@ pub fn climb(
         return if lacks.is_empty() { Climb::Plan(plan) } else { Climb::Ask(plan, lacks) };
     }
     let remains = remains(incident, &Evidence::of(seen, base, policy));
-    let end = finish(incident, diag, now, spent, remains);
+    let end = finish(incident, diag, now, spent, &remains);
     match end {
         Climb::Close(Ending::Unwell, text) => last_resort(incident, seen, base, policy, diag)
             .unwrap_or_else(|why| {
@@ -312,7 +312,7 @@ fn finish(
     diag: &Diagnosis,
     now: &Stamp,
     spent: bool,
-    remains: String,
+    remains: &str,
 ) -> Climb {
     match diag.verdict {
         Verdict::Healthy if incident.alone && incident.runs.is_empty() => {
