@@ -214,8 +214,8 @@ fn one(step: &Step<NodeOp>, seen: &Observation, base: &Baseline) -> Vec<String> 
                 out.push(format!("the healthy node's {key} is not {value}"));
             }
             // Pods are forwarded; lowering it cuts every one of them off (field guide A7).
-            if key.contains("forward") {
-                out.push(format!("{key} is never touched"));
+            if key.contains("forward") && value != "1" {
+                out.push(format!("{key} is never lowered"));
             }
             out
         }

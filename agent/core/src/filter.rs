@@ -118,6 +118,19 @@ pub fn refusals<'t>(table: &'t NfTable, call: &Call<'_>) -> Vec<Refusal<'t>> {
     out
 }
 
+/// Rules that give every new connection from outside another destination, whatever its port: all but, at most, what comes by one
+/// device.
+pub fn diversions(table: &NfTable) -> impl Iterator<Item = &NfRule> {
+    table.rules.iter().filter(|r| {
+        let chain = table.chains.iter().find(|c| c.name == r.chain);
+        let inbound = chain.is_some_and(|c| {
+            let hook = c.hook.as_deref().unwrap_or(&c.name).to_ascii_lowercase();
+            way(table, c) == Some(Way::In) && hook.contains("prerouting")
+        });
+        inbound && spec::diverts(table.dialect, &r.spec)
+    })
+}
+
 /// The word for a table in evidence and in a baseline: `nft6 filter`, `inet firewalld`.
 pub fn place(table: &NfTable, inet: bool) -> String {
     if inet {

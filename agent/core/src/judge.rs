@@ -155,6 +155,12 @@ fn summary(
     match verdict {
         Verdict::Healthy if findings.is_empty() => "all is well".to_string(),
         Verdict::Healthy => "all is well, but something was left behind".to_string(),
+        Verdict::Captured | Verdict::Lost
+            if e.strays.is_empty() && e.missing_kernel_rules().is_empty() =>
+        {
+            let fault = first.and_then(|f| faults::by_id(&f.fault));
+            fault.map_or("something of this node's is missing", |f| f.title).to_string()
+        }
         Verdict::Captured => {
             let reach = match works {
                 Some(false) => "the API server cannot be reached",

@@ -246,7 +246,7 @@ fn files_settings_and_connections_of_others_stay() {
     }
     let sysctl =
         |key: &str, value: &str| NodeOp::Sysctl { key: key.to_string(), value: value.to_string() };
-    refused(R3, Rung::Clean, sysctl("net.ipv4.ip_forward", "1"), "is never touched");
+    refused(R3, Rung::Clean, sysctl("net.ipv4.ip_forward", "0"), "is never lowered");
     refused(R3, Rung::Clean, sysctl("net.ipv4.conf.all.src_valid_mark", "7"), "is not 7");
     let wanted = Resolv { text: "nameserver 9.9.9.9\n".to_string(), link: None, backup: None };
     refused(R3, Rung::Clean, NodeOp::ResolvConf { wanted }, "not the healthy node's");

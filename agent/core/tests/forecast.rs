@@ -62,6 +62,7 @@ fn a_node_that_was_cut_off_may_need_its_kubelet_restarted_and_that_is_said_befor
         sub: "running".into(),
         pid: 77,
         invocation: "a".into(),
+        ..Unit::default()
     });
     let plans = forecast(&seen, &base, &policy, &judge(&seen, &base, &policy));
     let kinds: Vec<&str> = plans.iter().flat_map(|p| p.steps.iter().map(|s| s.op.kind())).collect();

@@ -324,14 +324,18 @@ fn tables() -> impl Strategy<Value = Observation> {
 }
 
 fn observation() -> impl Strategy<Value = Observation> {
-    let unit = (word(), word(), word(), word(), any::<u32>(), word()).prop_map(
-        |(name, load, active, sub, pid, invocation)| Unit {
+    let said = (any::<u32>(), word(), vec(word(), 0..3));
+    let unit = (word(), word(), word(), word(), any::<u32>(), word(), said).prop_map(
+        |(name, load, active, sub, pid, invocation, (restarts, result, said))| Unit {
             name,
             load,
             active,
             sub,
             pid,
             invocation,
+            restarts,
+            result,
+            said,
         },
     );
     let resolv = (word(), option::of(word()), option::of(word()))

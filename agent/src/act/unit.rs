@@ -28,6 +28,7 @@ const STOPPING: Duration = Duration::from_secs(30);
 trait Manager {
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
 }
 
 #[zbus::proxy(
@@ -122,6 +123,10 @@ pub async fn act(bus: &Connection, unit: &str, before: &Seen) -> Result<(), Fail
         return Ok(());
     }
     let manager = call(&what, ManagerProxy::new(bus)).await?;
+    if now.active == "failed" {
+        // One that failed too often is not started, whoever asks, until its counter is forgotten.
+        call(&what, manager.reset_failed_unit(unit)).await?;
+    }
     let _job = call(&what, manager.restart_unit(unit, "replace")).await?;
     let begun = Instant::now();
     loop {

@@ -7,14 +7,51 @@ use lifeline_core::observation::{Cluster, Lease, Reach, Sense};
 use rustls::ClientConfig;
 use serde::Deserialize;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// A lease is some 700 bytes.
 const CAP: u64 = 64 << 10;
 const CALL_LIMIT: Duration = Duration::from_millis(2_500);
+
+/// What was read of the lease before: its age is counted from then on by a clock that nobody sets and that stands still while the
+/// machine sleeps. By the wall clock alone a step of that clock, or a night's sleep, would make every lease stale (U5).
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<Option<Known>>);
+
+#[derive(Clone, Debug)]
+struct Known {
+    renewed: String,
+    /// Its age when it was first seen, and when that was.
+    age_ms: u64,
+    first: Instant,
+    last: Instant,
+}
+
+impl Memory {
+    /// The age of a lease that was renewed at that time, seen now; `by_clock` is what the wall clock makes of it.
+    fn age(&self, renewed: &str, by_clock: u64, now: Instant) -> u64 {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ms = |since: Instant| {
+            u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
+        };
+        match known.as_mut() {
+            Some(k) if k.renewed == renewed => {
+                k.last = now;
+                k.age_ms.saturating_add(ms(k.first))
+            }
+            // It was renewed since the other one was last seen, whatever the wall clock says.
+            other => {
+                let age_ms = other.map_or(by_clock, |k| by_clock.min(ms(k.last)));
+                let renewed = renewed.to_owned();
+                *known = Some(Known { renewed, age_ms, first: now, last: now });
+                age_ms
+            }
+        }
+    }
+}
 
 #[derive(Deserialize)]
 struct Object {
@@ -29,7 +66,11 @@ struct Spec {
 }
 
 /// Reads it from the first API server that gives it.
-pub(super) async fn read(places: &Places, cluster: &Cluster) -> Seen<Option<Lease>> {
+pub(super) async fn read(
+    places: &Places,
+    cluster: &Cluster,
+    memory: &Memory,
+) -> Seen<Option<Lease>> {
     if cluster.node.is_empty() || cluster.api.is_empty() {
         return Seen::nothing(Sense::Lease, "read the lease: node or API server is not known");
     }
@@ -58,7 +99,10 @@ pub(super) async fn read(places: &Places, cluster: &Cluster) -> Seen<Option<Leas
         answers.unwrap_or_else(|_| vec![Err("read the lease: no answer in time".to_owned())])
     {
         match answer {
-            Ok(lease) => return Seen::whole(Some(lease)),
+            Ok(mut lease) => {
+                lease.age_ms = memory.age(&lease.renewed, lease.age_ms, Instant::now());
+                return Seen::whole(Some(lease));
+            }
             Err(why) => whys.push(why),
         }
     }
@@ -174,6 +218,20 @@ mod tests {
         assert_eq!(epoch_ms("2026-11-23T08:46:51.123456Z"), Some(1_795_423_611_123));
         assert_eq!(epoch_ms(""), None);
         assert_eq!(epoch_ms("2026-11-23T08:46Z"), None);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_makes_no_lease_old() {
+        let (memory, start) = (Memory::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(memory.age("a", 3_000, at(0)), 3_000);
+        // The wall clock is set two hours ahead, then three back.
+        assert_eq!(memory.age("a", 7_208_000, at(5)), 8_000);
+        assert_eq!(memory.age("b", 7_200_500, at(10)), 5_000);
+        assert_eq!(memory.age("b", 0, at(15)), 10_000);
+        // Nobody renews any more: that shows, whatever the clock.
+        assert_eq!(memory.age("b", 0, at(60)), 55_000);
+        assert_eq!(memory.age("c", 900, at(61)), 900);
     }
 
     #[test]

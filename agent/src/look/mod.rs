@@ -117,6 +117,7 @@ pub struct Look {
     /// What k3s's files said last, for the quick look.
     cluster: Mutex<Cluster>,
     netfilter: netfilter::Netfilter,
+    lease: lease::Memory,
     files: Slow,
     process_table: Slow,
     owners: keepers::Owners,
@@ -134,6 +135,7 @@ impl Look {
             critical,
             cluster: Mutex::default(),
             netfilter: netfilter::Netfilter::default(),
+            lease: lease::Memory::default(),
             files: Slow::default(),
             process_table: Slow::default(),
             owners: keepers::Owners::default(),
@@ -203,7 +205,7 @@ impl Look {
         let (lookups, probes, lease, fdb) = tokio::join!(
             self.lookups(seen, &names, &targets),
             probes::call(&self.kernel, places, &names, &targets, guarded, mirrored),
-            lease::read(places, &seen.cluster),
+            lease::read(places, &seen.cluster, &self.lease),
             netlinked(Sense::Fdb, self.kernel.neighbours_fdb(&names)),
         );
         seen.sockets = sockets.unpack(&mut seen.gaps);

@@ -1,6 +1,7 @@
 //! How systemd sees the kubelet's unit and the known culprit's, over D-Bus.
 
 use super::{Seen, chain};
+use crate::children::{Call, Ran};
 use lifeline_core::observation::{Sense, Unit};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -9,6 +10,13 @@ use zbus::{Connection, OwnedObjectPath};
 
 /// Tailscale's own unit name on every distribution it ships packages for.
 const TAILSCALED: &str = "tailscaled.service";
+
+/// As many lines of a failing unit's journal as tell why.
+const SAID: usize = 6;
+/// For reading them.
+const SAID_LIMIT: Duration = Duration::from_secs(1);
+/// A line longer than this tells nothing more.
+const LONGEST: usize = 240;
 
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -44,6 +52,10 @@ trait ServiceState {
     fn main_pid(&self) -> zbus::Result<u32>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn restart(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"), name = "NRestarts")]
+    fn n_restarts(&self) -> zbus::Result<u32>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn result(&self) -> zbus::Result<String>;
 }
 
 /// Reads the units.
@@ -96,22 +108,60 @@ async fn ask(bus: Option<&str>, kubelet: &str) -> zbus::Result<Vec<Unit>> {
 
 async fn unit(bus: &Connection, name: &str, path: OwnedObjectPath) -> zbus::Result<Unit> {
     let state = UnitStateProxy::builder(bus).path(path.clone()).build().await?;
-    let load = state.load_state().await?;
-    let pid = if load == "not-found" {
-        0
-    } else {
-        let service = ServiceStateProxy::builder(bus).path(path).build().await?;
-        service.main_pid().await?
-    };
     let invocation = state.invocation_id().await?;
-    Ok(Unit {
+    let mut unit = Unit {
         name: name.to_owned(),
-        load,
+        load: state.load_state().await?,
         active: state.active_state().await?,
         sub: state.sub_state().await?,
-        pid,
         invocation: invocation.iter().map(|b| format!("{b:02x}")).collect(),
-    })
+        ..Unit::default()
+    };
+    if unit.load != "not-found" {
+        let service = ServiceStateProxy::builder(bus).path(path).build().await?;
+        unit.pid = service.main_pid().await?;
+        // While it runs well its past says nothing.
+        if unit.active == "failed" || unit.sub == "auto-restart" {
+            unit.restarts = service.n_restarts().await?;
+            unit.result = service.result().await?;
+            unit.said = said(name).await;
+        }
+    }
+    Ok(unit)
+}
+
+/// The last lines of a unit's journal; a journal that cannot be read is no reason to know nothing of the unit.
+async fn said(unit: &str) -> Vec<String> {
+    let lines = SAID.to_string();
+    let call = Call::new("journalctl")
+        .args(["-u", unit, "-n", &lines, "--no-pager", "-q", "-o", "cat"])
+        .limit(SAID_LIMIT);
+    match call.run().await.and_then(Ran::checked) {
+        Ok(ran) => ran.text().lines().map(told).filter(|l| !l.is_empty()).collect(),
+        Err(e) => vec![format!("its journal could not be read: {}", chain(&e))],
+    }
+}
+
+/// A line fit to be shown: of bounded length, without control characters, and without what may be a secret. k3s's tokens begin
+/// with `K10`, and anything behind a word like `token` may be one.
+fn told(line: &str) -> String {
+    let mut hide = false;
+    let words = line.split_whitespace().map(|word| {
+        let lower = word.to_ascii_lowercase();
+        let secret = ["token", "secret", "password"].iter().any(|s| lower.contains(s));
+        let (key, value) = word.split_once(['=', ':']).unwrap_or((word, ""));
+        let shown = if hide || (word.starts_with("K10") && word.len() > 20) {
+            "[hidden]".to_owned()
+        } else if secret && !value.is_empty() {
+            format!("{key}=[hidden]")
+        } else {
+            word.to_owned()
+        };
+        hide = secret && value.is_empty();
+        shown
+    });
+    let line = words.collect::<Vec<_>>().join(" ");
+    line.chars().filter(|c| !c.is_control()).take(LONGEST).collect()
 }
 
 #[cfg(test)]
@@ -137,5 +187,19 @@ mod tests {
         assert!(seen.gaps[0].why.starts_with("ask systemd over D-Bus: "), "{:?}", seen.gaps);
         let _hangs = UnixListener::bind(&path).unwrap();
         assert!(ask_at(&address).await.gaps[0].why.contains("no answer within 300ms"));
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_shown() {
+        for (line, shown) in [
+            ("flag provided but not defined: -bogus", "flag provided but not defined: -bogus"),
+            ("using --token K10abc", "using --token [hidden]"),
+            ("token=abc next", "token=[hidden] next"),
+            ("joined with K10c0ffee::server:deadbeef00", "joined with [hidden]"),
+            ("a\u{1b}[31m red", "a[31m red"),
+        ] {
+            assert_eq!(told(line), shown);
+        }
+        assert_eq!(told(&"x".repeat(1000)).len(), LONGEST);
     }
 }

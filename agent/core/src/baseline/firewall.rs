@@ -3,7 +3,7 @@
 
 use super::Expected;
 use crate::filter::{self, Call};
-use crate::observation::{Observation, Sense};
+use crate::observation::{NfRule, Observation, Sense};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,8 @@ pub struct Firewall {
     pub hooks: Vec<KnownHook>,
     /// Rules that could refuse calls to the API server, and did not.
     pub refusals: Vec<KnownRule>,
+    /// Rules that send all that comes from outside elsewhere, on purpose.
+    pub diversions: Vec<KnownRule>,
 }
 
 impl Firewall {
@@ -76,17 +78,22 @@ impl Firewall {
                 }
             }
             out.hooks.extend(hooks(t, inet));
+            let known = |r: &NfRule| KnownRule {
+                place: place.clone(),
+                chain: r.chain.clone(),
+                spec: r.spec.clone(),
+            };
+            out.diversions.extend(filter::diversions(t).map(known));
             for call in calls(seen, expected) {
-                out.refusals.extend(filter::refusals(t, &call).into_iter().map(|r| KnownRule {
-                    place: place.clone(),
-                    chain: r.rule.chain.clone(),
-                    spec: r.rule.spec.clone(),
-                }));
+                let all = filter::refusals(t, &call);
+                out.refusals.extend(all.iter().map(|r| known(r.rule)));
             }
         }
         out.policies.sort();
         out.hooks.sort();
         out.hooks.dedup();
+        out.diversions.sort();
+        out.diversions.truncate(MOST);
         out.refusals.sort();
         out.refusals.dedup();
         out.refusals.truncate(MOST);

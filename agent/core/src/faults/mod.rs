@@ -12,13 +12,18 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 mod default_route;
+mod forwarding_off;
+mod host_ports_lost;
+mod inbound_dnat;
 mod kernel_rule;
 mod kubelet_stuck;
 mod link_lost;
 pub(crate) mod local_filter;
 mod moved;
+mod native_nft;
 mod orphan_tun;
 pub(crate) mod policy_drop;
+mod proxy_rules_lost;
 mod refusing_route;
 mod route_lost;
 mod split_default;
@@ -131,9 +136,14 @@ pub static ALL: &[&Fault] = &[
     &split_default::FAULT,
     &refusing_route::FAULT,
     &unknown_capture::FAULT,
+    &inbound_dnat::FAULT,
+    &forwarding_off::FAULT,
     &policy_drop::FAULT,
     &local_filter::FAULT,
+    &native_nft::FAULT,
     &kubelet_stuck::FAULT,
+    &proxy_rules_lost::FAULT,
+    &host_ports_lost::FAULT,
     &moved::FAULT,
     &tailscale_remnant::FAULT,
     &sysctl_changed::FAULT,

@@ -200,7 +200,9 @@ pub(crate) fn in_table(t: &NfTable) -> (Vec<NfRule>, Vec<String>) {
         .iter()
         .filter(|r| {
             !own_chain(&r.chain)
-                && (jumps(r).is_some_and(own_chain) && is_hook(t, r) || is_connmark(t, r))
+                && (jumps(r).is_some_and(own_chain) && is_hook(t, r)
+                    || is_connmark(t, r)
+                    || is_divert(t, r))
         })
         .cloned()
         .collect();
@@ -253,6 +255,20 @@ fn is_connmark(t: &NfTable, r: &NfRule) -> bool {
                 || (r.chain == "OUTPUT" && spec.ends_with(save))
         }
     }
+}
+
+/// What its container adds to pass all that comes from outside to a peer, and never takes back: everything but what comes by its
+/// own device (`DNATNonTailscaleTraffic`).
+pub(crate) fn is_divert(t: &NfTable, r: &NfRule) -> bool {
+    let (head, device) = match t.dialect {
+        Dialect::Iptables => ("! -i ", r.spec.strip_prefix("! -i ")),
+        Dialect::Nft => ("iifname != ", r.spec.strip_prefix("iifname != ")),
+    };
+    let device = device.and_then(|d| d.split(' ').next()).unwrap_or_default().trim_matches('"');
+    device.starts_with("tailscale")
+        && t.name == "nat"
+        && r.spec.starts_with(head)
+        && crate::filter::diversions(t).any(|d| d == r)
 }
 
 /// Did it write this resolv.conf?

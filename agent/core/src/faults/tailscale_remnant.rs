@@ -15,7 +15,7 @@ use core::net::IpAddr;
 
 pub(super) static FAULT: Fault = Fault {
     id: "tailscale-remnant",
-    rows: &["R3"],
+    rows: &["R3", "N1", "D1", "D2"],
     title: "Tailscale left things behind",
     why: "A tailscaled that was killed leaves its rules, a throw route, its chains and sometimes resolv.conf; its own \
           --cleanup leaves the rules and the connection marks. Forwarding is right, so nothing is urgent, but the next \

@@ -62,6 +62,30 @@ pub fn leads_to(dialect: Dialect, spec: &str) -> Option<String> {
     }
 }
 
+/// Does it rewrite the destination of all it sees, whatever the port? A device it comes by, or does not, is the one condition it may have.
+pub fn diverts(dialect: Dialect, spec: &str) -> bool {
+    let words = words(spec);
+    let mut rest: &[String] = &words;
+    loop {
+        let word = |at: usize| rest.get(at).map_or("", String::as_str);
+        let skip = match (dialect, word(0)) {
+            (Dialect::Iptables, "-j") => return word(1) == "DNAT",
+            (Dialect::Iptables, "!") => 1,
+            (Dialect::Iptables, "--comment") => 2,
+            (Dialect::Iptables, "-m") if word(1) == "comment" => 2,
+            // What comes by the machine's own loopback comes not from outside.
+            (Dialect::Iptables, "-i") if word(1) != "lo" => 2,
+            (Dialect::Nft, "dnat") => return true,
+            (Dialect::Nft, "counter") => 1,
+            (Dialect::Nft, "comment") => 2,
+            (Dialect::Nft, "iifname" | "iif") if word(1) == "!=" => 3,
+            (Dialect::Nft, "iifname" | "iif") if word(1) != "lo" => 2,
+            _ => return false,
+        };
+        rest = rest.get(skip..).unwrap_or_default();
+    }
+}
+
 /// Splits a text at its spaces; what is quoted is one word, without its quotes.
 fn words(text: &str) -> Vec<String> {
     let (mut out, mut word) = (Vec::new(), String::new());

@@ -127,3 +127,22 @@ fn where_a_rule_leads_is_not_read_from_its_comment() {
         Some("KUBE-SERVICES")
     );
 }
+
+#[test]
+fn a_rule_that_sends_all_that_comes_elsewhere_is_told_from_a_port_forwarding() {
+    use super::spec::diverts;
+    for (wanted, rule) in [
+        (true, "! -i tailscale0 -j DNAT --to-destination 100.64.0.9"),
+        (true, "-i eth0 -m comment --comment \"-p tcp\" -j DNAT --to-destination 10.0.0.9"),
+        (true, "-j DNAT --to-destination 10.0.0.9"),
+        (false, "-p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.9"),
+        (false, "-d 192.168.2.80/32 -j DNAT --to-destination 10.0.0.9"),
+        (false, "-m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT"),
+        (false, "-i lo -j DNAT --to-destination 10.0.0.9"),
+        (false, "-j REDIRECT"),
+    ] {
+        assert_eq!(diverts(Dialect::Iptables, rule), wanted, "{rule}");
+    }
+    assert!(diverts(Dialect::Nft, "iifname != \"tailscale0\" counter dnat to 100.64.0.9"));
+    assert!(!diverts(Dialect::Nft, "tcp dport 80 dnat to 10.0.0.9"));
+}

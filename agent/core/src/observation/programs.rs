@@ -72,4 +72,13 @@ pub struct Unit {
     pub pid: u32,
     /// InvocationID: a new one for each start.
     pub invocation: String,
+    /// How often systemd has started it anew by itself (`NRestarts`).
+    #[serde(default)]
+    pub restarts: u32,
+    /// How it ended last (`Result`): `success`, `exit-code`, `start-limit-hit`…; empty when not asked.
+    #[serde(default)]
+    pub result: String,
+    /// The last lines of its journal, oldest first, when it is not running and healthy.
+    #[serde(default)]
+    pub said: Vec<String>,
 }

@@ -112,14 +112,16 @@ pub fn write(seen: &Observation) -> String {
     seen.inet.iter().for_each(|t| table(|| Line::new("inet").name(&t.name), t, &mut out));
     seen.processes.iter().for_each(|p| process(p).end(&mut out));
     for u in &seen.units {
-        Line::new("unit")
+        let line = Line::new("unit")
             .name(&u.name)
             .name(&u.load)
             .name(&u.active)
             .name(&u.sub)
             .opt("pid", (u.pid != 0).then_some(&u.pid))
             .named("invocation", (!u.invocation.is_empty()).then_some(&u.invocation))
-            .end(&mut out);
+            .opt("restarts", (u.restarts != 0).then_some(&u.restarts))
+            .named("result", (!u.result.is_empty()).then_some(&u.result));
+        u.said.iter().fold(line, |line, said| line.put("said").name(said)).end(&mut out);
     }
     for (key, value) in &seen.sysctls {
         let key = if key.contains('=') { json(key).into() } else { quoted(key) };

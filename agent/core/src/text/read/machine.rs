@@ -122,6 +122,9 @@ pub(super) fn unit(w: &mut Words<'_>) -> Result<Unit> {
         match key {
             "pid" => u.pid = w.value("process id")?,
             "invocation" => u.invocation = w.word()?,
+            "restarts" => u.restarts = w.value("number")?,
+            "result" => u.result = w.word()?,
+            "said" => u.said.push(w.word()?),
             other => return Err(unknown(other)),
         }
     }
