@@ -38,9 +38,32 @@ async fn answer(
         out.say(format!("{question} yes (--yes)"));
         return Ok(None);
     }
+    line(out, &format!("{question} [{hint}] ")).await.map(Some)
+}
+
+/// Has a name typed, for what cannot be undone; a name given beforehand must be that very name.
+pub async fn typed(out: Out, given: Option<&str>, name: &str) -> Result<bool, CommandError> {
+    if let Some(given) = given {
+        return match given == name && !name.is_empty() {
+            true => Ok(true),
+            false => Err(CommandError::usage(format!("confirm {name}: {given} is another name"))
+                .hinted("nothing was done")),
+        };
+    }
+    if !out.interactive {
+        return Err(CommandError::usage(format!(
+            "confirm {name}: there is no terminal to type it on, and --confirm was not given"
+        ))
+        .hinted("nothing was done"));
+    }
+    let line = line(out, &format!("Type {name} to go on: ")).await?;
+    Ok(!name.is_empty() && line.trim() == name)
+}
+
+async fn line(out: Out, question: &str) -> Result<String, CommandError> {
     {
         let mut stderr = io::stderr().lock();
-        let text = format!("{} [{hint}] ", out.progress.tone(Tone::Strong, question));
+        let text = out.progress.tone(Tone::Strong, question);
         stderr
             .write_all(text.as_bytes())
             .and_then(|()| stderr.flush())
@@ -51,7 +74,7 @@ async fn answer(
         let mut line = String::new();
         io::stdin().read_line(&mut line).map(|_| line)
     });
-    line.await.map_err(CommandError::failed)?.map_err(CommandError::failed).map(Some)
+    line.await.map_err(CommandError::failed)?.map_err(CommandError::failed)
 }
 
 fn is_yes(line: &str) -> bool {

@@ -71,6 +71,8 @@ pub enum Verb {
     History(verbs::history::Args),
     /// Show, accept or forget what a node looks like when it is well
     Baseline(verbs::baseline::Args),
+    /// Look at the nodes' machines at the provider, restart, rescue or rebuild them
+    Vps(verbs::vps::Args),
     /// List the faults Lifeline knows
     Faults(verbs::faults::Args),
     /// Make and show certificates

@@ -77,6 +77,13 @@ impl Cluster {
         Ok(Self { client })
     }
 
+    /// Every node there is.
+    pub async fn nodes(&self) -> Result<Vec<Node>, ClusterError> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let all = ask("its nodes".to_owned(), nodes.list(&ListParams::default())).await?;
+        Ok(all.items)
+    }
+
     /// Looks at a node once.
     pub async fn look(&self, node: &str) -> Result<Sight, ClusterError> {
         let nodes: Api<Node> = Api::all(self.client.clone());

@@ -2,6 +2,10 @@
 //!
 //! An unknown key is an error with its line: a mistyped `kubeconfig` that is silently ignored would silently skip a check.
 
+mod provider;
+
+pub use provider::{Provider, Role, Vps};
+
 use crate::suggest::nearest;
 use crate::{files, pki};
 use serde::Deserialize;
@@ -51,6 +55,14 @@ pub enum ConfigError {
         /// All nodes there are.
         known: Vec<String>,
     },
+    /// No `[provider]`, or none of its machines.
+    #[error("read configuration {}: {what}", path.display())]
+    NoVps {
+        /// File.
+        path: PathBuf,
+        /// What is missing.
+        what: String,
+    },
     /// No `[tls]`.
     #[error("read configuration {}: it has no [tls] section, which the network needs", path.display())]
     NoTls {
@@ -67,6 +79,7 @@ struct Written {
     kubeconfig: Option<PathBuf>,
     context: Option<String>,
     tls: Option<Tls>,
+    provider: Option<provider::Written>,
     #[serde(default)]
     nodes: BTreeMap<Spanned<String>, WrittenNode>,
 }
@@ -75,6 +88,30 @@ struct Written {
 #[serde(deny_unknown_fields)]
 struct WrittenNode {
     addresses: Spanned<Vec<Spanned<String>>>,
+    role: Option<Role>,
+    vps: Option<provider::WrittenVps>,
+}
+
+/// A node of the configuration.
+#[derive(Debug)]
+struct Node {
+    /// Each with a port.
+    addresses: Vec<String>,
+    role: Option<Role>,
+    vps: Option<Vps>,
+}
+
+/// Says what is wrong, and in which line.
+struct Line<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Line<'_> {
+    fn wrong(&self, at: usize, why: String, meant: Option<String>) -> ConfigError {
+        let line = self.text.get(..at).unwrap_or(self.text).matches('\n').count() + 1;
+        ConfigError::Line { path: self.path.to_owned(), line, why, meant }
+    }
 }
 
 /// Who we are, and whom we believe.
@@ -101,8 +138,8 @@ pub struct Config {
     /// Context within it.
     pub context: Option<String>,
     tls: Option<Tls>,
-    /// Addresses by node, each with a port.
-    nodes: BTreeMap<String, Vec<String>>,
+    provider: Option<Provider>,
+    nodes: BTreeMap<String, Node>,
 }
 
 impl Config {
@@ -132,12 +169,8 @@ impl Config {
 
     /// Reads the text of a configuration; relative paths are relative to the file.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let wrong = |at: usize, why: String, meant: Option<String>| ConfigError::Line {
-            path: path.to_owned(),
-            line: text.get(..at).unwrap_or(text).matches('\n').count() + 1,
-            why,
-            meant,
-        };
+        let line = Line { path, text };
+        let wrong = |at, why, meant| line.wrong(at, why, meant);
         let written: Written = toml::from_str(text).map_err(|e| {
             let (why, meant) = reword(e.message());
             wrong(e.span().map_or(0, |s| s.start), why, meant)
@@ -157,9 +190,11 @@ impl Config {
                 addresses
                     .push(address(a.get_ref()).map_err(|why| wrong(a.span().start, why, None))?);
             }
-            nodes.insert(name.get_ref().clone(), addresses);
+            let vps = node.vps.as_ref().map(|v| v.check(&addresses, &line)).transpose()?;
+            nodes.insert(name.get_ref().clone(), Node { addresses, role: node.role, vps });
         }
         let base = path.parent().unwrap_or_else(|| Path::new("."));
+        let provider = written.provider.map(|p| p.check(base, &line)).transpose()?;
         Ok(Self {
             path: path.to_owned(),
             cluster: written.cluster.into_inner(),
@@ -170,6 +205,7 @@ impl Config {
                 cert: absolute(base, &t.cert),
                 key: absolute(base, &t.key),
             }),
+            provider,
             nodes,
         })
     }
@@ -181,7 +217,32 @@ impl Config {
 
     /// A node's addresses.
     pub fn addresses(&self, node: &str) -> Result<&[String], ConfigError> {
-        self.nodes.get(node).map(Vec::as_slice).ok_or_else(|| ConfigError::UnknownNode {
+        self.node(node).map(|n| n.addresses.as_slice())
+    }
+
+    /// What a node is to its cluster, if the file says so.
+    pub fn role(&self, node: &str) -> Option<Role> {
+        self.nodes.get(node)?.role
+    }
+
+    /// A node's machine at the provider.
+    pub fn vps(&self, node: &str) -> Result<&Vps, ConfigError> {
+        self.node(node)?.vps.as_ref().ok_or_else(|| ConfigError::NoVps {
+            path: self.path.clone(),
+            what: format!("node {node} is not said to be a machine of the provider's"),
+        })
+    }
+
+    /// The provider.
+    pub fn provider(&self) -> Result<&Provider, ConfigError> {
+        self.provider.as_ref().ok_or_else(|| ConfigError::NoVps {
+            path: self.path.clone(),
+            what: "it has no [provider] section".to_owned(),
+        })
+    }
+
+    fn node(&self, node: &str) -> Result<&Node, ConfigError> {
+        self.nodes.get(node).ok_or_else(|| ConfigError::UnknownNode {
             name: node.to_owned(),
             path: self.path.clone(),
             meant: nearest(node, self.nodes()).map(Into::into),

@@ -6,7 +6,12 @@ use crate::agent::AgentError;
 use crate::config::{ConfigError, PORT};
 use crate::exit::Exit;
 use crate::identity::IdentityError;
+use crate::provider::ProviderError;
+use crate::provider::act::ActError;
+use crate::provider::diary::DiaryError;
+use crate::provider::pick::PickError;
 use crate::reach::Unreached;
+use crate::secret::SecretError;
 use crate::{files, pki};
 use std::error::Error as StdError;
 use std::fmt;
@@ -20,6 +25,8 @@ pub enum Kind {
     Usage,
     /// A limit passed.
     TimedOut,
+    /// A human is needed.
+    Stuck,
 }
 
 /// An error with its hints.
@@ -61,6 +68,7 @@ impl CommandError {
             Kind::Failed => Exit::Failed,
             Kind::Usage => Exit::Usage,
             Kind::TimedOut => Exit::TimedOut,
+            Kind::Stuck => Exit::Stuck,
         }
     }
 
@@ -132,12 +140,20 @@ const SAMPLE: &str =
   [nodes.calypso]
   addresses = [\"192.168.2.80\"]";
 
+const PROVIDER: &str = "add what is missing:
+
+  [provider]
+  token = \"op://Infrastructure/hostinger/api_token\"   # or env:NAME, or file:PATH of mode 0600
+  [nodes.styx.vps]
+  hostname = \"srv17923.hstgr.cloud\"                   # as the provider has it";
+
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         let hints = match &error {
             ConfigError::File { .. } | ConfigError::NoHome | ConfigError::NoTls { .. } => {
                 vec![SAMPLE.to_owned()]
             }
+            ConfigError::NoVps { .. } => vec![PROVIDER.to_owned()],
             ConfigError::Line { meant, .. } => {
                 meant.iter().map(|m| format!("did you mean {m}?")).collect()
             }
@@ -183,6 +199,82 @@ impl From<IdentityError> for CommandError {
         match hint {
             Some(hint) => out.hinted(hint),
             None => out,
+        }
+    }
+}
+
+impl From<SecretError> for CommandError {
+    fn from(error: SecretError) -> Self {
+        let hint = error.hint();
+        let out = Self::failed(error);
+        match hint {
+            Some(hint) => out.hinted(hint),
+            None => out,
+        }
+    }
+}
+
+impl From<ProviderError> for CommandError {
+    fn from(error: ProviderError) -> Self {
+        let hint = error.hint();
+        let kind = match error {
+            ProviderError::Busy { .. } => Kind::TimedOut,
+            _ => Kind::Failed,
+        };
+        let out = Self::new(kind, error);
+        match hint {
+            Some(hint) => out.hinted(hint),
+            None => out,
+        }
+    }
+}
+
+impl From<PickError> for CommandError {
+    fn from(error: PickError) -> Self {
+        let mut hints = vec![
+            "nothing was done; compare hostname and ipv4 in [nodes.NAME.vps] with: ctl vps list"
+                .to_owned(),
+        ];
+        if let PickError::None { there, .. } = &error {
+            hints.extend(there.iter().map(|t| format!("there is {t}")));
+        }
+        hints.into_iter().fold(Self::failed(error), Self::hinted)
+    }
+}
+
+impl From<DiaryError> for CommandError {
+    fn from(error: DiaryError) -> Self {
+        match &error {
+            DiaryError::Held { .. } => {
+                Self::failed(error).hinted("nothing was done; wait for the other one")
+            }
+            DiaryError::Line { path, .. } => {
+                let hint = format!(
+                    "nothing was done; read {} by eye, and move it away when nothing of it goes on",
+                    path.display()
+                );
+                Self::new(Kind::Stuck, error).hinted(hint)
+            }
+            DiaryError::File { .. } | DiaryError::NoHome => {
+                Self::failed(error).hinted("nothing more was asked of the provider")
+            }
+        }
+    }
+}
+
+impl From<ActError> for CommandError {
+    fn from(error: ActError) -> Self {
+        match error {
+            ActError::Diary(e) => e.into(),
+            ActError::Provider(e) => e.into(),
+            ActError::Lost { .. } => Self::new(Kind::TimedOut, error)
+                .hinted("run the same command again: it looks at the machine's actions first, and asks before it sends anything anew"),
+            ActError::Foreign { .. } => Self::new(Kind::Stuck, error)
+                .hinted("look at it: ctl vps show NODE, and hPanel; it was not sent a second time"),
+            ActError::Failed { .. } => Self::failed(error)
+                .hinted("hPanel may tell more; `ctl vps show NODE` shows the machine as it is now"),
+            ActError::Late { .. } => Self::new(Kind::TimedOut, error)
+                .hinted("run the same command again: it goes on following, and sends nothing"),
         }
     }
 }

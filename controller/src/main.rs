@@ -14,13 +14,16 @@ mod follow;
 mod heal_view;
 mod identity;
 mod interrupt;
+mod member;
 mod obstacle;
 mod out;
 mod pki;
 mod plan_view;
 mod proof;
+mod provider;
 mod reach;
 mod record;
+mod secret;
 mod session;
 mod sight;
 mod suggest;
@@ -37,6 +40,7 @@ use session::Session;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    secret::hush::hush();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -81,6 +85,7 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::Report(args) => verbs::report::run(args, &session()?).await,
         Verb::History(args) => verbs::history::run(args, &session()?).await,
         Verb::Baseline(args) => verbs::baseline::run(args, &session()?).await,
+        Verb::Vps(args) => verbs::vps::run(args, &cli.global, out).await,
         Verb::Faults(args) => verbs::faults::run(args, out),
         Verb::Pki(args) => verbs::pki::run(args, out),
     }

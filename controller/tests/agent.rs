@@ -23,6 +23,8 @@ use tonic::{Request, Response, Status};
 /// What changes while it serves.
 pub struct State {
     pub verdict: Verdict,
+    /// The boot it is in.
+    pub boot: String,
     /// Diagnoses that still find our guard standing.
     pub guarded: u32,
     /// Plans, in order; the last one stays.
@@ -55,6 +57,7 @@ impl StandIn {
             cluster: "lab".into(),
             state: Mutex::new(State {
                 verdict: Verdict::Healthy,
+                boot: "b".into(),
                 guarded: 0,
                 plans: [story::plan(&[])].into(),
                 stories: VecDeque::new(),
@@ -170,7 +173,7 @@ impl Lifeline for Shared {
             verdict: number(state.verdict),
             summary: format!("it is {}", state.verdict),
             incident: state.running.clone(),
-            boot_id: "b".into(),
+            boot_id: state.boot.clone(),
             age_ms: 1200,
             baseline: "learned".into(),
             ..wire::StatusReply::default()

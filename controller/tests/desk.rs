@@ -108,7 +108,18 @@ impl Desk {
         let mut c = Command::new(env!("CARGO_BIN_EXE_ctl"));
         c.args(args).current_dir(self.dir.path()).kill_on_drop(true);
         c.env_clear().env("HOME", self.dir.path()).env("LIFELINE_CONFIG", self.path("ctl.toml"));
+        // Programs that a test puts on the desk come first.
+        c.env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()));
         c
+    }
+
+    /// Puts a program on the desk.
+    pub fn program(&self, name: &str, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::create_dir_all(self.path("bin")).unwrap();
+        let path = self.path("bin").join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// Runs `ctl` on a terminal of its own (`script` of util-linux makes one) and types; both outputs arrive mixed.

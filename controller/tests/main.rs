@@ -16,3 +16,9 @@ mod pki;
 mod portable;
 mod reach;
 mod readme;
+#[cfg(target_os = "linux")]
+mod rented;
+#[cfg(target_os = "linux")]
+mod secrets;
+#[cfg(target_os = "linux")]
+mod vps;

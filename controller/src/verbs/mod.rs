@@ -12,4 +12,5 @@ pub mod reboot;
 pub mod report;
 pub mod status;
 pub mod undo;
+pub mod vps;
 pub mod watch;

@@ -1,6 +1,6 @@
 //! The stand-ins: small programs that play a part of the cluster where the quick gear needs its exact timing.
 //!
-//! The lab binary is all of them: installed under the name `tailscaled` or `k3s` it acts as that program, because faults are
+//! The lab binary is all of them: installed under the name `tailscaled`, `k3s` or `op` it acts as that program, because faults are
 //! recognised by the executable's name; everything else is `lab standin PART`.
 
 pub mod apiserver;
@@ -8,6 +8,8 @@ pub mod byhand;
 pub mod http;
 pub mod k3s_agent;
 pub mod log;
+pub mod op;
+pub mod provider;
 pub mod tailscaled;
 
 use std::{ffi::OsString, path::Path};
@@ -25,6 +27,8 @@ enum Part {
     K3s(k3s_agent::Args),
     /// The daemon of Tailscale: tun, rules, table 52, netfilter, LocalAPI
     Tailscaled(tailscaled::Args),
+    /// The command of 1Password, with a vault that is a file
+    Op(op::Args),
     /// The other end of a tailnet that really carries packets
     TailnetPeer(tailscaled::relay::PeerArgs),
 }
@@ -34,7 +38,7 @@ enum Part {
 pub fn part(args: impl IntoIterator<Item = OsString>) -> Option<Vec<OsString>> {
     let args: Vec<OsString> = args.into_iter().collect();
     let name = Path::new(args.first()?).file_name()?;
-    if name == "tailscaled" || name == "k3s" {
+    if name == "tailscaled" || name == "k3s" || name == "op" {
         let mut part = args.clone();
         part[0] = name.to_owned();
         return Some(part);
@@ -53,6 +57,7 @@ pub fn run(args: Vec<OsString>) -> anyhow::Result<()> {
         Part::Apiserver(args) => runtime.block_on(apiserver::run(args)),
         Part::K3s(args) => runtime.block_on(k3s_agent::run(args)),
         Part::Tailscaled(args) => runtime.block_on(tailscaled::run(args)),
+        Part::Op(args) => op::run(&args),
         Part::TailnetPeer(args) => runtime.block_on(tailscaled::relay::run_peer(args)),
     }
 }
