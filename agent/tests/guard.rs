@@ -52,17 +52,22 @@ fn ip(args: &str) -> String {
     text
 }
 
+const DEVICE: [&str; 3] = [
+    "tuntap add tailscale0 mode tun",
+    "addr add 100.64.0.5/32 dev tailscale0",
+    "link set tailscale0 up",
+];
+const RULES: [&str; 2] =
+    ["rule add pref 5210 fwmark 0x80000/0xff0000 lookup main", "rule add pref 5270 lookup 52"];
+const ROUTES: [&str; 3] = [
+    "route add default dev tailscale0 table 52",
+    "route add 192.168.2.0/24 dev tailscale0 table 52",
+    "route add throw 127.0.0.0/8 table 52",
+];
+
+/// Captures without warning: a rule that comes before its routes is one.
 fn capture() {
-    for args in [
-        "tuntap add tailscale0 mode tun",
-        "addr add 100.64.0.5/32 dev tailscale0",
-        "link set tailscale0 up",
-        "rule add pref 5210 fwmark 0x80000/0xff0000 lookup main",
-        "rule add pref 5270 lookup 52",
-        "route add default dev tailscale0 table 52",
-        "route add 192.168.2.0/24 dev tailscale0 table 52",
-        "route add throw 127.0.0.0/8 table 52",
-    ] {
+    for args in DEVICE.iter().chain(&ROUTES).chain(&RULES) {
         ip(args);
     }
 }
@@ -153,6 +158,29 @@ fn a_capture_is_guarded_within_a_second_and_seen_through() {
             tokio::time::timeout(Duration::from_secs(1), notes.recv()).await.unwrap().unwrap();
         let Note::Raised { sources, .. } = note else { panic!("{note:?}") };
         assert_eq!(sources, ["100.64.0.5".parse::<std::net::IpAddr>().unwrap()]);
+    });
+}
+
+#[test]
+fn rules_are_a_warning_and_the_route_that_follows_captures_nothing() {
+    alone(|| async {
+        let (_kernel, guard) = stand(Stand::Guard).await;
+        for args in DEVICE.iter().chain(&RULES) {
+            ip(args);
+        }
+        let raised = || ip("rule").contains("to 203.0.113.10");
+        until("raised as a precaution", Duration::from_secs(1), raised).await;
+        for args in ROUTES {
+            ip(args);
+            assert_eq!(dev("203.0.113.10"), "eth0", "after {args}");
+            assert_eq!(dev("192.168.2.50"), "eth0", "after {args}");
+        }
+        assert_eq!(dev("203.0.113.10 mark 0x1000"), "tailscale0", "it would have been captured");
+        // The daemon is asked to let go and keeps its rules: that is no new warning.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        ip("route flush table 52");
+        until("lowered", Duration::from_secs(6), || !raised()).await;
+        assert_eq!(guard.state().trouble, None);
     });
 }
 

@@ -96,28 +96,44 @@ pub fn captured<'a>(rules: &[Rule], routes: &[Route], base: &'a Baseline) -> Vec
         .collect()
 }
 
+/// What a quick look saw.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables<'a> {
+    /// Every rule, ours too.
+    pub rules: &'a [Rule],
+    /// Routes of all tables.
+    pub routes: &'a [Route],
+    /// Devices.
+    pub links: &'a [Link],
+    /// Rules against which the guard is raised as a precaution ([`crate::threat`]).
+    pub threats: &'a [Rule],
+}
+
 /// Decides what of ours should stand, from a quick look.
 ///
 /// `mirror_from` is what the lifeline path copies: the baseline's main routes, or the node's own when an operator or the
 /// judge says the network has moved.
 pub fn wanted(
-    rules: &[Rule],
-    routes: &[Route],
-    links: &[Link],
+    seen: Tables<'_>,
     base: &Baseline,
     mirror_from: &[Route],
     policy: &Policy,
     stand: Stand,
 ) -> Wanted {
+    let Tables { rules, routes, links, threats } = seen;
     let mut out = Wanted::default();
     if stand == Stand::Nothing {
         return out;
     }
     out.mirror = mirror(mirror_from, links);
-    let caught = if stand == Stand::Lifeline { Vec::new() } else { captured(rules, routes, base) };
+    let watchful = stand != Stand::Lifeline;
+    let caught = if watchful { captured(rules, routes, base) } else { Vec::new() };
+    let threats = if watchful { threats } else { &[] };
     for family in Family::ALL {
         let mirrored = out.mirror.iter().any(|r| r.family == family);
-        let (guards, captors) = guards(family, &caught, routes, base, policy, stand, mirrored);
+        let (needed, captors) = needed(family, &caught, threats, routes, base, stand, mirrored);
+        let guards =
+            if needed { guards(family, routes, base, policy, stand, mirrored) } else { Vec::new() };
         if guards.is_empty() && !mirrored {
             continue;
         }
@@ -150,40 +166,53 @@ pub fn wanted(
     out
 }
 
-/// The guard rules of a family (preference still open), and the captors in words.
-fn guards(
+/// Does `main` by itself lead this destination as it should?
+fn main_is_right(e: &Expected, routes: &[Route], base: &Baseline) -> bool {
+    let only = [only_main(e.prefix.family())];
+    let in_main = fib::lookup(&only, routes, &flow(e, &base.cluster));
+    e.path.as_ref().is_some_and(|path| fib::same(&in_main, path))
+}
+
+/// Is a guard needed in this family, and against whom, in words?
+fn needed(
     family: Family,
     caught: &[Captured<'_>],
+    threats: &[Rule],
+    routes: &[Route],
+    base: &Baseline,
+    stand: Stand,
+    mirrored: bool,
+) -> (bool, Vec<String>) {
+    let mut captors = Vec::new();
+    for c in caught.iter().filter(|c| c.expected.prefix.family() == family) {
+        let by_rule = match &c.answer {
+            Answer::Leaves { table, .. } => *table != TABLE_MAIN,
+            Answer::Refused { table, .. } => *table != Some(TABLE_MAIN),
+            // Nothing leads anywhere: with main's own rule gone (R13) ours can stand for it, with a route gone only the mirror.
+            Answer::NoRoute => main_is_right(c.expected, routes, base),
+            Answer::Local => true,
+            Answer::Unknown { .. } => true,
+        };
+        if by_rule || (stand == Stand::GuardByMirror && mirrored) {
+            captors.push(format!("{} {}", c.expected.prefix, c.answer));
+        }
+    }
+    for threat in threats.iter().filter(|t| t.family == family) {
+        captors.push(format!("as a precaution: {}", crate::text::rule_line(threat)));
+    }
+    (!captors.is_empty(), captors)
+}
+
+/// The guard rules of a family, preference still open.
+fn guards(
+    family: Family,
     routes: &[Route],
     base: &Baseline,
     policy: &Policy,
     stand: Stand,
     mirrored: bool,
-) -> (Vec<Rule>, Vec<String>) {
+) -> Vec<Rule> {
     let mine = |e: &Expected| e.prefix.family() == family;
-    let mut captors = Vec::new();
-    let mut needed = false;
-    let main_is_right = |e: &Expected| {
-        let in_main = fib::lookup(&[only_main(family)], routes, &flow(e, &base.cluster));
-        e.path.as_ref().is_some_and(|path| fib::same(&in_main, path))
-    };
-    for c in caught.iter().filter(|c| mine(c.expected)) {
-        let by_rule = match &c.answer {
-            Answer::Leaves { table, .. } => *table != TABLE_MAIN,
-            Answer::Refused { table, .. } => *table != Some(TABLE_MAIN),
-            // Nothing leads anywhere: with main's own rule gone (R13) ours can stand for it, with a route gone only the mirror.
-            Answer::NoRoute => main_is_right(c.expected),
-            Answer::Local => true,
-            Answer::Unknown { .. } => true,
-        };
-        if by_rule || (stand == Stand::GuardByMirror && mirrored) {
-            needed = true;
-            captors.push(format!("{} {}", c.expected.prefix, c.answer));
-        }
-    }
-    if !needed {
-        return (Vec::new(), captors);
-    }
     // The set is guarded as one: a service guard without its endpoints breaks what worked (field guide K7).
     let mut rules: Vec<Rule> = Vec::new();
     for e in base.expected.iter().filter(|e| mine(e)) {
@@ -191,7 +220,7 @@ fn guards(
         if e.path.as_ref().is_none_or(|p| p.table != TABLE_MAIN) {
             continue;
         }
-        let table = if main_is_right(e) {
+        let table = if main_is_right(e, routes, base) {
             TABLE_MAIN
         } else if stand == Stand::GuardByMirror && mirrored {
             TABLE_MIRROR
@@ -217,7 +246,7 @@ fn guards(
                 && matches!((o.to, r.to), (Some(o), Some(r)) if o.covers(&r))
         })
     });
-    (rules, captors)
+    rules
 }
 
 /// Preferences for the lifeline rule, the stop behind it, and the guard.

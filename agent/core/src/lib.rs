@@ -40,3 +40,4 @@ pub mod report;
 pub mod ruleset;
 pub mod supervisor;
 pub mod text;
+pub mod threat;

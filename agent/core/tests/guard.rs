@@ -8,10 +8,11 @@
 
 use lifeline_core::baseline::{Baseline, Expected, Path, Role};
 use lifeline_core::fib::{self, Answer, Flow, PROTOCOL, TABLE_MIRROR};
-use lifeline_core::guard::{self, Stand, Wanted};
+use lifeline_core::guard::{self, Stand, Tables, Wanted};
 use lifeline_core::observation::{Action, Observation, Rule, TABLE_MAIN};
 use lifeline_core::policy::Policy;
 use lifeline_core::text;
+use lifeline_core::threat::{EXPIRY_MS, Threats};
 use std::net::IpAddr;
 
 const HEALTHY: &str = "\
@@ -66,17 +67,13 @@ fn baseline() -> Baseline {
     }
 }
 
+fn tables<'a>(seen: &'a Observation, threats: &'a [Rule]) -> Tables<'a> {
+    Tables { rules: &seen.rules, routes: &seen.routes, links: &seen.links, threats }
+}
+
 fn judge(seen: &Observation, stand: Stand) -> Wanted {
     let base = baseline();
-    guard::wanted(
-        &seen.rules,
-        &seen.routes,
-        &seen.links,
-        &base,
-        &base.routes,
-        &Policy::default(),
-        stand,
-    )
+    guard::wanted(tables(seen, &[]), &base, &base.routes, &Policy::default(), stand)
 }
 
 /// The node after the hands have done what is wanted.
@@ -196,15 +193,8 @@ fn the_guard_stands_behind_local_and_behind_the_healthy_nodes_own_rules() {
     let mut seen = look(&[HEALTHY, TAILSCALE]);
     seen.rules.retain(|r| r.pref != 0);
     seen.rules.splice(0..0, base.rules[..2].iter().cloned());
-    let wanted = guard::wanted(
-        &seen.rules,
-        &seen.routes,
-        &seen.links,
-        &base,
-        &base.routes,
-        &Policy::default(),
-        Stand::Guard,
-    );
+    let wanted =
+        guard::wanted(tables(&seen, &[]), &base, &base.routes, &Policy::default(), Stand::Guard);
     assert!(wanted.guarded);
     assert!(wanted.rules.iter().all(|r| r.pref > 110), "{:?}", wanted.rules);
 }
@@ -224,15 +214,8 @@ fn a_destination_whose_healthy_path_is_a_tunnel_is_never_guarded() {
     let mut base = baseline();
     base.expected[0].path = Some(Path { dev: "tailscale0".into(), via: None, table: 52 });
     let seen = look(&[HEALTHY, TAILSCALE]);
-    let wanted = guard::wanted(
-        &seen.rules,
-        &seen.routes,
-        &seen.links,
-        &base,
-        &base.routes,
-        &Policy::default(),
-        Stand::Guard,
-    );
+    let wanted =
+        guard::wanted(tables(&seen, &[]), &base, &base.routes, &Policy::default(), Stand::Guard);
     assert!(
         wanted.rules.iter().all(|r| r.to != Some("203.0.113.10".parse().unwrap())),
         "{:?}",
@@ -275,15 +258,8 @@ fn a_tunnel_that_was_harmless_when_the_baseline_was_learnt_is_guarded_against_al
     let mut base = baseline();
     let seen = look(&[HEALTHY, TAILSCALE]);
     base.rules = seen.rules.clone();
-    let wanted = guard::wanted(
-        &seen.rules,
-        &seen.routes,
-        &seen.links,
-        &base,
-        &base.routes,
-        &Policy::default(),
-        Stand::Guard,
-    );
+    let wanted =
+        guard::wanted(tables(&seen, &[]), &base, &base.routes, &Policy::default(), Stand::Guard);
     assert!(wanted.guarded);
     assert!(wanted.rules.iter().filter(|r| r.to.is_some()).all(|r| r.pref < 5270), "{wanted:?}");
 }
@@ -296,4 +272,94 @@ fn a_missing_main_rule_is_stood_in_for() {
     assert!(wanted.guarded);
     apply(&mut seen, &wanted);
     assert_eq!(leaves(&seen, "203.0.113.10", 0), "eth0");
+}
+
+/// tailscaled's rules, and no route in its table yet.
+const RULES_ONLY: &str = "\
+rule 5210 fwmark 0x80000/0xff0000 lookup main
+rule 5230 fwmark 0x80000/0xff0000 lookup default
+rule 5250 fwmark 0x80000/0xff0000 unreachable
+rule 5270 lookup 52
+";
+
+fn fresh(threats: &mut Threats, seen: &Observation, base: &Baseline, now_ms: u64) -> Vec<u32> {
+    let caught = guard::captured(&seen.rules, &seen.routes, base);
+    threats.fresh(&seen.rules, base, &caught, now_ms).iter().map(|r| r.pref).collect()
+}
+
+#[test]
+fn the_guard_stands_before_the_route_that_captures_comes() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    let mut seen = look(&[HEALTHY, RULES_ONLY]);
+    assert_eq!(fresh(&mut threats, &seen, &base, 0), [5_270], "only the rule that could capture");
+    let threat: Vec<Rule> = seen.rules.iter().filter(|r| r.pref == 5_270).cloned().collect();
+    let wary = |stand| {
+        guard::wanted(tables(&seen, &threat), &base, &base.routes, &Policy::default(), stand)
+    };
+    assert!(!wary(Stand::Lifeline).guarded, "where only the lifeline may stand nothing else does");
+    let wanted = wary(Stand::Guard);
+    assert!(wanted.guarded && wanted.captors[0].contains("precaution"), "{wanted:?}");
+    apply(&mut seen, &wanted);
+    let route: String = "route 52 default dev tailscale0 proto boot\n".into();
+    seen.routes.extend(text::read(&route).unwrap().routes);
+    assert_eq!(leaves(&seen, "203.0.113.10", 0), "eth0", "not one packet is lost");
+    assert_eq!(leaves(&seen, "203.0.113.10", 0x1000), "tailscale0");
+}
+
+#[test]
+fn a_precaution_ends_by_itself_and_is_not_renewed_without_a_change() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    let seen = look(&[HEALTHY, RULES_ONLY]);
+    assert_eq!(fresh(&mut threats, &seen, &base, 1_000).len(), 1);
+    assert_eq!(fresh(&mut threats, &seen, &base, 1_000 + EXPIRY_MS - 1).len(), 1);
+    for later in [0, 1, 1_000, 900_000] {
+        let none = fresh(&mut threats, &seen, &base, 1_000 + EXPIRY_MS + later);
+        assert!(none.is_empty(), "a benign tailscaled keeps no guard: {none:?}");
+    }
+    assert!(fresh(&mut threats, &look(&[HEALTHY]), &base, 2_000_000).is_empty());
+    assert_eq!(fresh(&mut threats, &seen, &base, 2_000_001).len(), 1, "it was gone and came back");
+}
+
+#[test]
+fn a_captor_that_lets_go_is_no_threat_any_more() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    assert!(fresh(&mut threats, &look(&[HEALTHY, TAILSCALE]), &base, 0).is_empty());
+    let asked = look(&[HEALTHY, RULES_ONLY]);
+    assert!(fresh(&mut threats, &asked, &base, 1_000).is_empty(), "its guard goes at once");
+}
+
+#[test]
+fn a_rule_that_cannot_take_critical_traffic_is_no_threat() {
+    let mut base = baseline();
+    let mut threats = Threats::default();
+    for harmless in [
+        "rule 5270 to 100.64.0.0/10 lookup 52\n",
+        "rule 5270 fwmark 0x80000/0xff0000 lookup 52\n",
+        "rule 5270 iif cni0 lookup 52\n",
+        "rule 5270 lookup main\n",
+        "rule 40000 lookup 52\n",
+    ] {
+        let seen = look(&[HEALTHY, harmless]);
+        assert!(fresh(&mut threats, &seen, &base, 0).is_empty(), "{harmless}");
+    }
+    let seen = look(&[HEALTHY, RULES_ONLY]);
+    base.rules = seen.rules.clone();
+    assert!(fresh(&mut threats, &seen, &base, 0).is_empty(), "the healthy node had it too");
+    let none = Baseline::default();
+    assert!(fresh(&mut threats, &seen, &none, 0).is_empty(), "never without a baseline");
+    let mut over = baseline();
+    for e in &mut over.expected {
+        e.path = Some(Path { dev: "tailscale0".into(), via: None, table: 52 });
+    }
+    assert!(fresh(&mut threats, &seen, &over, 0).is_empty(), "never for a healthy tunnel (R17)");
+}
+
+#[test]
+fn wg_quick_is_seen_coming_too() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    let seen = look(&[
+        HEALTHY,
+        "rule 32764 lookup main suppress 0\nrule 32765 not fwmark 0xca6c/0xffffffff lookup 51820\n",
+    ]);
+    assert_eq!(fresh(&mut threats, &seen, &base, 0), [32_765]);
 }

@@ -9,9 +9,10 @@ use crate::netlink::{Kernel, NetlinkError};
 use hands::Quick;
 use lifeline_core::baseline::Baseline;
 use lifeline_core::fib::Answer;
-use lifeline_core::guard::{self, Stand};
+use lifeline_core::guard::{self, Stand, Tables};
 use lifeline_core::observation::Route;
 use lifeline_core::policy::Policy;
+use lifeline_core::threat::Threats;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -109,6 +110,8 @@ impl Guard {
             orders,
             tell,
             notes: notes.clone(),
+            threats: Threats::default(),
+            begun: Instant::now(),
             clear_since: None,
             standing: false,
         };
@@ -156,6 +159,8 @@ struct Keeper {
     orders: watch::Receiver<(u64, Order)>,
     tell: watch::Sender<State>,
     notes: broadcast::Sender<Note>,
+    threats: Threats,
+    begun: Instant,
     /// Since when nothing captures although our guard stands.
     clear_since: Option<Instant>,
     standing: bool,
@@ -203,11 +208,17 @@ impl Keeper {
         let own: Vec<Route> = quick.main_routes();
         // Without a baseline, and after the network has moved, the node's own main is all there is to mirror.
         let mirror = if order.moved || base.routes.is_empty() { &own } else { &base.routes };
+        let caught = guard::captured(&quick.rules, &quick.routes, base);
+        let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let threats = self.threats.fresh(&quick.rules, base, &caught, now_ms);
         let judge = |stand| {
             guard::wanted(
-                &quick.rules,
-                &quick.routes,
-                &quick.links,
+                Tables {
+                    rules: &quick.rules,
+                    routes: &quick.routes,
+                    links: &quick.links,
+                    threats: &threats,
+                },
                 base,
                 mirror,
                 &self.policy,
