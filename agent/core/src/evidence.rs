@@ -266,7 +266,6 @@ impl<'a> Evidence<'a> {
                 // Who leaves takes a route along, and leaves no refusal in its place.
                 && !matches!(s.answer, Answer::Refused { .. })
                 && self.missing_routes.iter().any(|r| r.dst == s.expected.prefix)
-                && s.table().is_none_or(|t| t == TABLE_MAIN)
                 && s.expected
                     .path
                     .as_ref()

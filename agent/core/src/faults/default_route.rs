@@ -120,8 +120,11 @@ fn remedy(e: &Evidence<'_>, finding: &Finding, rung: Rung, _: u32) -> Vec<Want> 
             .cloned()
             .into_iter()
             .collect();
-        let present: Vec<Route> =
-            missing(e, family).filter(|r| restorable(e, r)).cloned().into_iter().collect();
+        let present: Vec<Route> = missing(e, family)
+            .filter(|r| restorable(e, r) && has_room(e, r, &absent))
+            .cloned()
+            .into_iter()
+            .collect();
         // Nothing is taken away unless the healthy one stands, or comes, in its stead.
         if present.is_empty() && (absent.is_empty() || missing(e, family).is_some()) {
             continue;
@@ -142,4 +145,11 @@ pub(super) fn restorable(e: &Evidence<'_>, r: &Route) -> bool {
         && r.hops
             .iter()
             .all(|h| h.dev.as_deref().is_some_and(|d| e.seen.link(d).is_some_and(|l| l.up)))
+}
+
+/// Is its place free once these have gone? The kernel keeps one route of a prefix and a metric, and another's is not ours to push
+/// out: the fault that knows it has its say first.
+pub(super) fn has_room(e: &Evidence<'_>, r: &Route, absent: &[Route]) -> bool {
+    let key = |o: &&Route| o.table == r.table && o.dst == r.dst && o.metric == r.metric;
+    e.seen.routes.iter().filter(key).all(|o| absent.contains(o))
 }

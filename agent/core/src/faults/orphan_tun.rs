@@ -82,10 +82,9 @@ fn remedy(e: &Evidence<'_>, finding: &Finding, rung: Rung, _: u32) -> Vec<Want> 
             .iter()
             .filter(|r| r.family == family && default_route::restorable(e, r))
             .filter(|r| {
-                e.seen
-                    .routes
-                    .iter()
-                    .any(|s| s.table == TABLE_MAIN && s.dst == r.dst && s.dev() == Some(dev))
+                let mine = |s: &&Route| s.table == TABLE_MAIN && s.dev() == Some(dev);
+                let gone: Vec<Route> = e.seen.routes.iter().filter(mine).cloned().collect();
+                gone.iter().any(|s| s.dst == r.dst) && default_route::has_room(e, r, &gone)
             })
             .cloned()
             .collect();

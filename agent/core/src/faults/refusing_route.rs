@@ -36,14 +36,17 @@ pub(super) fn takes(_: &Evidence<'_>, s: &Stray) -> bool {
     matches!(s.answer, Answer::Refused { table: Some(TABLE_MAIN), .. })
 }
 
-/// The refusing routes that stand before a stray's healthy one. What is wider than that would not be asked.
+/// The refusing routes that are asked before a stray's healthy one: narrower, or as wide and of no higher metric.
 fn refusing<'e>(e: &'e Evidence<'_>, s: &Stray) -> Vec<&'e Route> {
     let family = s.expected.prefix.family();
     let healthy = fib::best(&e.base.routes, TABLE_MAIN, family, s.expected.ask);
-    let least = healthy.map_or(0, |r| r.dst.len());
+    let before = |r: &Route| {
+        healthy.is_none_or(|h| {
+            r.dst.len() > h.dst.len() || (r.dst.len() == h.dst.len() && r.metric <= h.metric)
+        })
+    };
     let all = e.seen.routes.iter().filter(|r| r.family == family && r.table == TABLE_MAIN);
-    all.filter(|r| r.kind.refuses() && r.dst.contains(s.expected.ask) && r.dst.len() >= least)
-        .collect()
+    all.filter(|r| r.kind.refuses() && r.dst.contains(s.expected.ask) && before(r)).collect()
 }
 
 fn all<'e>(e: &'e Evidence<'_>, strays: &[&Stray]) -> Vec<&'e Route> {
@@ -94,8 +97,11 @@ fn remedy(e: &Evidence<'_>, finding: &Finding, rung: Rung, _: u32) -> Vec<Want> 
         if absent.is_empty() {
             continue;
         }
-        let replaced =
-            |r: &&Route| absent.iter().any(|a| a.dst == r.dst) && default_route::restorable(e, r);
+        let replaced = |r: &&Route| {
+            absent.iter().any(|a| a.dst == r.dst)
+                && default_route::restorable(e, r)
+                && default_route::has_room(e, r, &absent)
+        };
         let present: Vec<Route> = e.missing_routes.iter().filter(replaced).cloned().collect();
         let op = NodeOp::Routes { family, table: TABLE_MAIN, absent, present };
         out.push(Want::must(op, "the healthy node has a way there, and no such route"));

@@ -99,8 +99,12 @@ fn remedy(e: &Evidence<'_>, finding: &Finding, rung: Rung, _: u32) -> Vec<Want> 
             continue;
         }
         // `redirect-gateway` without `def1` takes the healthy default route away.
-        let replaced =
-            |r: &&Route| r.family == family && r.dst.is_all() && default_route::restorable(e, r);
+        let replaced = |r: &&Route| {
+            r.family == family
+                && r.dst.is_all()
+                && default_route::restorable(e, r)
+                && default_route::has_room(e, r, &absent)
+        };
         let present: Vec<Route> = e.missing_routes.iter().filter(replaced).cloned().collect();
         let op = NodeOp::Routes { family, table: TABLE_MAIN, absent, present };
         out.push(Want::must(
