@@ -156,7 +156,7 @@ fn same(new: &Baseline, old: Option<&Baseline>) -> bool {
 
 /// Nothing could be seen.
 pub fn blind(taken: Stamp, why: &str) -> Observation {
-    const ALL: [Sense; 17] = [
+    const ALL: [Sense; 18] = [
         Sense::Cluster,
         Sense::Links,
         Sense::Rules,
@@ -170,6 +170,7 @@ pub fn blind(taken: Stamp, why: &str) -> Observation {
         Sense::Sysctls,
         Sense::Resolv,
         Sense::Fdb,
+        Sense::Xfrm,
         Sense::Sockets,
         Sense::Lookups,
         Sense::Probes,

@@ -367,7 +367,7 @@ fn the_kernel_is_asked_with_mark_port_and_user() {
         let kernel = Kernel::open().unwrap();
         let names = kernel.names().await.unwrap();
         let ask = async |dst: &str, mark, dport, uid| {
-            kernel.lookup(&names, dst.parse().unwrap(), mark, dport, uid, None).await.unwrap()
+            kernel.lookup(&names, dst.parse().unwrap(), mark, (6, dport), uid, None).await.unwrap()
         };
         let tun = Fate::Leaves {
             dev: "tailscale0".into(),

@@ -71,7 +71,17 @@ pub fn destinations(s: Sources<'_>) -> Vec<(Role, Prefix, IpAddr)> {
     }
     let unicast =
         || s.main.iter().filter(|r| r.table == TABLE_MAIN && r.kind == RouteKind::Unicast);
-    for family in Family::ALL {
+    // Where no API server, no node and not this node itself is reached by a family, its gateway is the node's affair and
+    // not the cluster's (R14).
+    let nobody = s.cluster.api.is_empty() && s.cluster.node_ip.is_none();
+    let used = |family| {
+        let of = |a: IpAddr| Family::of(a) == family;
+        nobody
+            || s.cluster.node_ip.is_some_and(of)
+            || s.cluster.api.iter().any(|a| of(a.ip()))
+            || s.fdb.iter().any(|f| of(f.dst))
+    };
+    for family in Family::ALL.into_iter().filter(|f| used(*f)) {
         let default = unicast().filter(|r| r.family == family && r.dst.is_all());
         let via = default.min_by_key(|r| r.metric).and_then(Route::via);
         // A link-local gateway is asked by device, and no rule by destination can divert it.
@@ -125,13 +135,30 @@ fn is_link_local(addr: IpAddr) -> bool {
     }
 }
 
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Where flannel's VXLAN listens on Linux.
+const VXLAN_PORT: u16 = 8_472;
+
+/// Protocol and port of the packet that stands for a destination, 0 for any: rules may select by them, and the kernel has to be
+/// asked about the same packet that the dump is judged by.
+pub fn packet(role: Role, ask: IpAddr, cluster: &Cluster) -> (u8, u16) {
+    match (cluster.api.iter().find(|a| a.ip() == ask), role) {
+        // An API server may be another node as well.
+        (Some(api), _) => (TCP, api.port()),
+        (None, Role::Api) => (TCP, 6_443),
+        (None, Role::Services) => (TCP, 443),
+        (None, Role::Node) => (UDP, VXLAN_PORT),
+        (None, Role::Gateway | Role::Lan | Role::OwnPods | Role::RemotePods) => (0, 0),
+    }
+}
+
 /// The packet that stands for a destination: to the API server as the kubelet sends it.
 pub fn flow(expected: &Expected, cluster: &Cluster) -> Flow {
-    let api = cluster.api.iter().find(|a| a.ip() == expected.ask);
-    let mut flow = Flow::tcp(expected.ask, api.map_or(443, core::net::SocketAddr::port));
+    let (ipproto, dport) = packet(expected.role, expected.ask, cluster);
     // The kubelet's sockets are bound to nothing, but a `from` rule sees the address the route gives them.
-    flow.src = cluster.node_ip.filter(|ip| Family::of(*ip) == Family::of(expected.ask));
-    flow
+    let src = cluster.node_ip.filter(|ip| Family::of(*ip) == Family::of(expected.ask));
+    Flow { ipproto, src, ..Flow::tcp(expected.ask, dport) }
 }
 
 /// The path these rules and routes give a destination.

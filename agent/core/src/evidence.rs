@@ -8,7 +8,7 @@ use crate::critical::{critical, flow};
 use crate::fib::{self, Answer};
 use crate::net::Family;
 use crate::observation::{
-    Fate, Lookup, Observation, Reach, Route, RouteKind, Rule, Sense, TABLE_MAIN, Through,
+    Cluster, Fate, Lookup, Observation, Reach, Route, RouteKind, Rule, Sense, TABLE_MAIN, Through,
 };
 use crate::policy::Policy;
 use alloc::format;
@@ -83,6 +83,8 @@ pub struct Evidence<'a> {
     pub base: &'a Baseline,
     /// What the operator allows.
     pub policy: &'a Policy,
+    /// The cluster as k3s's files say, or else as the baseline does.
+    pub cluster: &'a Cluster,
     /// The rules without ours.
     pub rules: Vec<Rule>,
     /// Critical destinations as of now.
@@ -115,6 +117,7 @@ impl<'a> Evidence<'a> {
             seen,
             base,
             policy,
+            cluster,
             expected: critical(cluster, base, seen),
             strays: Vec::new(),
             left: Vec::new(),
@@ -187,7 +190,7 @@ impl<'a> Evidence<'a> {
             self.left.push((expected, "no pod runs here yet"));
             return;
         }
-        let flow = flow(&expected, &self.base.cluster);
+        let flow = flow(&expected, self.cluster);
         let answer = fib::lookup(&self.rules, &self.seen.routes, &flow);
         let right = fib::same(&answer, &path);
         let again = |routes: &[Route]| {
@@ -272,9 +275,13 @@ impl<'a> Evidence<'a> {
                     .is_some_and(|p| self.seen.link(&p.dev).is_some_and(|l| l.up))
         };
         let all = self.expected.iter().filter(|e| routed(e)).count();
-        let missing = self.strays.iter().filter(|s| gone(s)).count();
         let entries = self.base.fdb.iter().filter(|f| !self.seen.fdb.contains(f)).count();
         let entries = if self.seen.has_gap(Sense::Fdb) { 0 } else { entries };
+        let missing = self.strays.iter().filter(|s| gone(s)).count();
+        // What would go to it goes where everything goes; what somebody's table takes is taken, unless the entries went too.
+        let departed = entries >= missing;
+        let gone = |s: &Stray| gone(s) && (departed || s.table().is_none_or(|t| t == TABLE_MAIN));
+        let missing = self.strays.iter().filter(|s| gone(s)).count();
         // All of them at once is no farewell, unless the forwarding entries went too.
         if missing == 0 || (missing == all && entries < missing) {
             return;

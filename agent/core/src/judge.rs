@@ -99,7 +99,11 @@ fn verdict(e: &Evidence<'_>, findings: &[Finding]) -> Verdict {
         _ if !e.doubts.is_empty() => Verdict::Unknown,
         // The API server answers, and something else of the node's does proven harm: its pods are cut off, its services are dead.
         Some(true) => findings.iter().find(|f| f.harm).map_or(Verdict::Healthy, |f| f.verdict),
-        Some(false) if faults::policy_drop::is_there(e) || faults::local_filter::is_there(e) => {
+        Some(false)
+            if faults::policy_drop::is_there(e)
+                || faults::local_filter::is_there(e)
+                || faults::xfrm_policy::is_there(e) =>
+        {
             Verdict::Filtered
         }
         Some(false) => Verdict::Upstream,

@@ -16,6 +16,7 @@ mod netfilter;
 mod programs;
 mod routes;
 mod rules;
+mod xfrm;
 
 pub use answers::{Fate, Lease, Lookup, Probe, Reach, Socket, Through};
 pub use links::{Addr, Fdb, Link};
@@ -23,6 +24,7 @@ pub use netfilter::{Backend, Chain, Dialect, NfRule, NfTable};
 pub use programs::{Netns, Process, Unit};
 pub use routes::{Hop, Route, RouteKind, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 pub use rules::{Action, Mark, Rule};
+pub use xfrm::{Direction, XfrmPolicy, decides};
 
 /// Everything one look brought in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +57,8 @@ pub struct Observation {
     pub resolv: Option<Resolv>,
     /// VXLAN forwarding entries: where the other nodes are.
     pub fdb: Vec<Fdb>,
+    /// IPsec policies.
+    pub xfrm: Vec<XfrmPolicy>,
     /// TCP sockets to critical destinations.
     pub sockets: Vec<Socket>,
     /// What the kernel answered when asked for a route.
@@ -111,6 +115,8 @@ pub enum Sense {
     Resolv,
     /// VXLAN forwarding entries.
     Fdb,
+    /// IPsec policies.
+    Xfrm,
     /// TCP sockets.
     Sockets,
     /// Asking the kernel for routes.

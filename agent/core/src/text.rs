@@ -10,6 +10,7 @@
 //! nft filter
 //! nft filter :ts-input
 //! nft filter -A INPUT -j ts-input
+//! xfrm out src 0.0.0.0/0 dst 203.0.113.10 block
 //! lookup 203.0.113.10 plain dev tailscale0 table 52
 //! gap nft6 iptables-nft-save stopped in table filter
 //! ```
@@ -24,7 +25,7 @@ mod words;
 mod write;
 
 pub use read::{BadLine, read};
-pub use write::{route_line, rule_line, sense as word, write};
+pub use write::{route_line, rule_line, sense as word, write, xfrm_line};
 
 /// Names of routing protocols (`rt_protos`) as they are written; others are numbers.
 const PROTOCOLS: [(u8, &str); 7] = [

@@ -257,6 +257,7 @@ fn sense() -> impl Strategy<Value = Sense> {
         Sense::Sysctls,
         Sense::Resolv,
         Sense::Fdb,
+        Sense::Xfrm,
         Sense::Sockets,
         Sense::Lookups,
         Sense::Probes,
@@ -323,6 +324,28 @@ fn tables() -> impl Strategy<Value = Observation> {
         )
 }
 
+fn xfrm() -> impl Strategy<Value = XfrmPolicy> {
+    let dir = proptest::sample::select(&[Direction::In, Direction::Out, Direction::Forward]);
+    let numbers = any::<(u8, u16, u16, u32)>();
+    (dir, prefix(), prefix(), numbers, any::<(bool, bool, bool)>()).prop_map(
+        |(dir, src, dst, (ipproto, sport, dport, priority), (block, transform, exotic))| {
+            XfrmPolicy {
+                family: dst.family(),
+                dir,
+                src,
+                dst,
+                ipproto,
+                sport,
+                dport,
+                priority,
+                block,
+                transform,
+                exotic,
+            }
+        },
+    )
+}
+
 fn observation() -> impl Strategy<Value = Observation> {
     let said = (any::<u32>(), word(), vec(word(), 0..3));
     let unit = (word(), word(), word(), word(), any::<u32>(), word(), said).prop_map(
@@ -364,13 +387,14 @@ fn observation() -> impl Strategy<Value = Observation> {
         vec(word(), 0..3),
         vec(gap, 0..3),
     );
-    (tables(), rest).prop_map(|(seen, rest)| {
+    (tables(), rest, vec(xfrm(), 0..3)).prop_map(|(seen, rest, xfrm)| {
         let (units, sysctls, resolv, fdb, sockets, lookups, probes, lease, paths, gaps) = rest;
         Observation {
             units,
             sysctls,
             resolv,
             fdb,
+            xfrm,
             sockets,
             lookups,
             probes,

@@ -5,12 +5,12 @@ use super::{Seen, chain, mark_of};
 use crate::netlink::{Kernel, LinkNames};
 use futures_util::future::join_all;
 use lifeline_core::baseline::{Expected, Role};
-use lifeline_core::fib;
 use lifeline_core::net::{Family, Prefix};
 use lifeline_core::observation::{
     Fate, Gap, Lookup, Observation, RouteKind, Rule, Sense, TABLE_MAIN, Through,
 };
 use lifeline_core::policy::Policy;
+use lifeline_core::{critical, fib};
 use std::net::IpAddr;
 
 /// A destination to ask about and, for API servers and gateways, to call.
@@ -61,27 +61,29 @@ pub(super) async fn ask(
     kernel: &Kernel,
     names: &LinkNames,
     policy: &Policy,
-    rules: &[Rule],
+    seen: &Observation,
     targets: &[Target],
 ) -> Seen<Vec<Lookup>> {
-    let mut questions: Vec<(IpAddr, u16, Through)> = Vec::new();
+    let (rules, cluster) = (&seen.rules, &seen.cluster);
+    let mut questions: Vec<(IpAddr, (u8, u16), Through)> = Vec::new();
     for t in targets {
+        let packet = critical::packet(t.role, t.dst, cluster);
         for through in [Through::Plain, Through::SeeThrough, Through::Lifeline] {
-            if !questions.contains(&(t.dst, t.port, through)) {
-                questions.push((t.dst, t.port, through));
+            if !questions.contains(&(t.dst, packet, through)) {
+                questions.push((t.dst, packet, through));
             }
         }
     }
-    let answers = questions.into_iter().map(async |(dst, port, through)| {
+    let answers = questions.into_iter().map(async |(dst, packet, through)| {
         let mark = mark_of(through, policy);
-        let first = kernel.lookup(names, dst, mark, port, 0, None).await?;
+        let first = kernel.lookup(names, dst, mark, packet, 0, None).await?;
         // connect(2) looks up twice: once without a source and once with the one that found. Only a rule that selects
         // by source can tell the two apart.
         let by_source =
             |r: &Rule| r.family == Family::of(dst) && r.from.is_some() && !fib::is_ours(r);
         let fate = match &first {
             Fate::Leaves { src: Some(src), .. } if rules.iter().any(by_source) => {
-                match kernel.lookup(names, dst, mark, port, 0, Some(*src)).await? {
+                match kernel.lookup(names, dst, mark, packet, 0, Some(*src)).await? {
                     // The answer to a question with a source does not repeat it.
                     Fate::Leaves { dev, via, table, src: None } => {
                         Fate::Leaves { dev, via, table, src: Some(*src) }

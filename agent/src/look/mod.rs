@@ -202,17 +202,19 @@ impl Look {
         let names = LinkNames::from(seen.links.as_slice());
         // Before our own calls are on their way.
         let sockets = sockets::read(&self.kernel, &places.proc, &targets).await;
-        let (lookups, probes, lease, fdb) = tokio::join!(
+        let (lookups, probes, lease, fdb, xfrm) = tokio::join!(
             self.lookups(seen, &names, &targets),
             probes::call(&self.kernel, places, &names, &targets, guarded, mirrored),
             lease::read(places, &seen.cluster, &self.lease),
             netlinked(Sense::Fdb, self.kernel.neighbours_fdb(&names)),
+            netlinked(Sense::Xfrm, self.kernel.xfrm_policies()),
         );
         seen.sockets = sockets.unpack(&mut seen.gaps);
         seen.lookups = lookups.unpack(&mut seen.gaps);
         seen.probes = probes.unpack(&mut seen.gaps);
         seen.lease = lease.unpack(&mut seen.gaps);
         seen.fdb = fdb.unpack(&mut seen.gaps);
+        seen.xfrm = xfrm.unpack(&mut seen.gaps);
     }
 
     /// Devices, addresses, rules, routes, and where the critical destinations leave. Some milliseconds.
@@ -246,7 +248,7 @@ impl Look {
         names: &LinkNames,
         targets: &[lookups::Target],
     ) -> Seen<Vec<lifeline_core::observation::Lookup>> {
-        let asked = lookups::ask(&self.kernel, names, &self.places.policy, &seen.rules, targets);
+        let asked = lookups::ask(&self.kernel, names, &self.places.policy, seen, targets);
         timeout(LIMIT, asked)
             .await
             .unwrap_or_else(|_| Seen::nothing(Sense::Lookups, "no answer in time"))

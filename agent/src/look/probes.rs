@@ -115,7 +115,7 @@ async fn gateway(
         return (reach, src);
     }
     let arp = async {
-        let fate = kernel.lookup(names, dst, mark, 0, 0, None).await.ok()?;
+        let fate = kernel.lookup(names, dst, mark, (0, 0), 0, None).await.ok()?;
         let Fate::Leaves { dev, via: None, .. } = fate else { return None };
         kernel.is_neighbour_alive(dst, names.index(&dev)?).await.ok()
     };

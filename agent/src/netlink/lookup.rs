@@ -13,7 +13,6 @@ use std::net::IpAddr;
 use std::pin::pin;
 use tokio::time::timeout;
 
-const IPPROTO_TCP: u8 = 6;
 const EACCES: i32 = 13;
 const EINVAL: i32 = 22;
 const ENETUNREACH: i32 = 101;
@@ -24,8 +23,8 @@ const EHOSTUNREACH: i32 = 113;
 const ANSWERS: [i32; 5] = [1, EACCES, EINVAL, ENETUNREACH, EHOSTUNREACH];
 
 impl Kernel {
-    /// What the kernel would do with a TCP packet this machine sends. Port, user and source are part of the question,
-    /// because rules may select by them.
+    /// What the kernel would do with a packet this machine sends. Protocol and port (0 for any), user and source are part of
+    /// the question, because rules may select by them.
     ///
     /// # Errors
     /// When it did not answer; that there is no route is an answer.
@@ -34,7 +33,7 @@ impl Kernel {
         names: &LinkNames,
         dst: IpAddr,
         mark: u32,
-        dport: u16,
+        (ipproto, dport): (u8, u16),
         uid: u32,
         src: Option<IpAddr>,
     ) -> Result<Fate, NetlinkError> {
@@ -55,8 +54,10 @@ impl Kernel {
         if mark != 0 {
             attributes.push(RouteAttribute::Mark(mark));
         }
+        if ipproto != 0 {
+            attributes.push(RouteAttribute::IpProto(ipproto));
+        }
         if dport != 0 {
-            attributes.push(RouteAttribute::IpProto(IPPROTO_TCP));
             attributes.push(RouteAttribute::Dport(dport));
         }
         let what = || format!("look up the route to {dst} with mark {mark:#x}");

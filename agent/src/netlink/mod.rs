@@ -11,6 +11,7 @@ mod routes;
 mod rules;
 mod sockets;
 mod wire;
+mod xfrm;
 
 use events::Watch;
 pub use events::{Events, Hint};

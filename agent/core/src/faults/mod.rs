@@ -33,6 +33,7 @@ pub(crate) mod tailscale_capture;
 mod tailscale_remnant;
 mod unknown_capture;
 mod wg_quick;
+pub(crate) mod xfrm_policy;
 
 /// Who may let its remedy happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +142,7 @@ pub static ALL: &[&Fault] = &[
     &policy_drop::FAULT,
     &local_filter::FAULT,
     &native_nft::FAULT,
+    &xfrm_policy::FAULT,
     &kubelet_stuck::FAULT,
     &proxy_rules_lost::FAULT,
     &host_ports_lost::FAULT,

@@ -85,7 +85,7 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
 
 fn rule_of(e: &Evidence<'_>, s: &Stray) -> Option<alloc::string::String> {
     let family = s.expected.prefix.family();
-    let flow = crate::critical::flow(&s.expected, &e.base.cluster);
+    let flow = crate::critical::flow(&s.expected, e.cluster);
     let rule = e.rules.iter().find(|r| {
         r.family == family && Some(r.pref) == s.pref() && fib::matches(r, &flow) != Some(false)
     })?;

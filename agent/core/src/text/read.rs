@@ -14,7 +14,7 @@ mod network;
 
 use answers::{fate, probe, socket, through};
 use machine::{process, resolv, sysctl, table, unit};
-use network::{addr, link, route, rule};
+use network::{addr, link, route, rule, xfrm};
 
 /// A line that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +73,7 @@ fn object(seen: &mut Observation, w: &mut Words<'_>) -> Result<()> {
             }
         }
         "fdb" => seen.fdb.push(Fdb { dev: w.word()?, dst: w.value("address")? }),
+        "xfrm" => seen.xfrm.push(xfrm(w)?),
         "socket" => seen.sockets.push(socket(w)?),
         "lookup" => {
             let (dst, through) = (w.value("address")?, through(w)?);
@@ -144,6 +145,7 @@ fn sense(w: &mut Words<'_>) -> Result<Sense> {
         Sense::Sysctls,
         Sense::Resolv,
         Sense::Fdb,
+        Sense::Xfrm,
         Sense::Sockets,
         Sense::Lookups,
         Sense::Probes,

@@ -4,8 +4,8 @@ use super::{PROTOCOLS, ROUTE_PROTOCOL, SCOPES, TABLES};
 use crate::clock::Stamp;
 use crate::net::{Family, Prefix};
 use crate::observation::{
-    Action, Cluster, Dialect, Fate, Hop, Link, Mark, NfTable, Observation, Process, Reach, Route,
-    RouteKind, Rule, Sense, Through,
+    Action, Cluster, Dialect, Direction, Fate, Hop, Link, Mark, NfTable, Observation, Process,
+    Reach, Route, RouteKind, Rule, Sense, Through, XfrmPolicy,
 };
 use crate::op::backend_word;
 use crate::supervisor::Supervisor;
@@ -141,6 +141,7 @@ pub fn write(seen: &Observation) -> String {
     for f in &seen.fdb {
         Line::new("fdb").name(&f.dev).put(f.dst.to_string()).end(&mut out);
     }
+    seen.xfrm.iter().for_each(|p| xfrm(p).end(&mut out));
     for s in &seen.sockets {
         Line::new("socket")
             .name(&s.state)
@@ -367,6 +368,31 @@ fn reach(line: Line, r: &Reach) -> Line {
     }
 }
 
+fn xfrm(p: &XfrmPolicy) -> Line {
+    let dir = match p.dir {
+        Direction::In => "in",
+        Direction::Out => "out",
+        Direction::Forward => "forward",
+    };
+    let port = |n: u16| (n != 0).then_some(n);
+    Line::new("xfrm")
+        .put(dir)
+        .pair("src", &p.src)
+        .pair("dst", &p.dst)
+        .opt("ipproto", (p.ipproto != 0).then_some(&p.ipproto))
+        .opt("sport", port(p.sport).as_ref())
+        .opt("dport", port(p.dport).as_ref())
+        .opt("priority", (p.priority != 0).then_some(&p.priority))
+        .flag("block", p.block)
+        .flag("transform", p.transform)
+        .flag("exotic", p.exotic)
+}
+
+/// An IPsec policy in one line, as it is written.
+pub fn xfrm_line(p: &XfrmPolicy) -> String {
+    xfrm(p).0
+}
+
 /// The word for a sense: `rules`, `nft6`.
 pub fn sense(s: Sense) -> &'static str {
     match s {
@@ -383,6 +409,7 @@ pub fn sense(s: Sense) -> &'static str {
         Sense::Sysctls => "sysctls",
         Sense::Resolv => "resolv",
         Sense::Fdb => "fdb",
+        Sense::Xfrm => "xfrm",
         Sense::Sockets => "sockets",
         Sense::Lookups => "lookups",
         Sense::Probes => "probes",

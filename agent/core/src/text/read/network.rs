@@ -4,7 +4,9 @@ use super::super::words::{Result, Words};
 use super::super::{PROTOCOLS, ROUTE_PROTOCOL, SCOPES, TABLES};
 use super::{keyed, number, unknown};
 use crate::net::{Family, Prefix};
-use crate::observation::{Action, Addr, Hop, Link, Mark, Route, RouteKind, Rule};
+use crate::observation::{
+    Action, Addr, Direction, Hop, Link, Mark, Route, RouteKind, Rule, XfrmPolicy,
+};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -149,4 +151,41 @@ fn hop(hops: &mut Vec<Hop>, key: &str, w: &mut Words<'_>) -> Result<()> {
         _ => hop.weight = w.value("number")?,
     }
     Ok(())
+}
+
+pub(super) fn xfrm(w: &mut Words<'_>) -> Result<XfrmPolicy> {
+    let dir = match w.word()?.as_str() {
+        "in" => Direction::In,
+        "out" => Direction::Out,
+        "forward" => Direction::Forward,
+        other => return Err(unknown(other)),
+    };
+    let src: Prefix = keyed(w, "src", "prefix")?;
+    let dst: Prefix = keyed(w, "dst", "prefix")?;
+    let mut p = XfrmPolicy {
+        family: dst.family(),
+        dir,
+        src,
+        dst,
+        ipproto: 0,
+        sport: 0,
+        dport: 0,
+        priority: 0,
+        block: false,
+        transform: false,
+        exotic: false,
+    };
+    while let Some(key) = w.key() {
+        match key {
+            "ipproto" => p.ipproto = w.value("number")?,
+            "sport" => p.sport = w.value("port")?,
+            "dport" => p.dport = w.value("port")?,
+            "priority" => p.priority = w.value("number")?,
+            "block" => p.block = true,
+            "transform" => p.transform = true,
+            "exotic" => p.exotic = true,
+            other => return Err(unknown(other)),
+        }
+    }
+    Ok(p)
 }
