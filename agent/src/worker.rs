@@ -7,7 +7,7 @@ use crate::look::Look;
 use crate::netlink::{Kernel, TcpSocket};
 use crate::runs::Node;
 use crate::sight::chain;
-use lifeline_core::baseline::Baseline;
+use lifeline_core::baseline::{self, Baseline};
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::engine::Failure;
 use lifeline_core::guard::Stand;
@@ -147,6 +147,19 @@ impl Node for Worker {
             Err(why) => format!("could not be read: {}\n", chain(&why)).into_bytes(),
         };
         vec![("unit.log", said)]
+    }
+
+    fn learn(
+        &self,
+        seen: &Observation,
+        diagnosis: &Diagnosis,
+        old: &Baseline,
+    ) -> Result<Baseline, String> {
+        // Well by what a recovery has just done, and may take back, is not what this node is like.
+        if self.told().incident {
+            return Err("an incident is under way".to_string());
+        }
+        baseline::learn(seen, diagnosis, Some(old))
     }
 
     async fn hold(&self, recovering: bool) {

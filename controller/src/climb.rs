@@ -104,7 +104,11 @@ impl<'a> Heal<'a> {
             let under_way = self.under_way().await?;
             let ours = under_way.is_empty();
             if ours {
-                let plan = self.look().await?;
+                let mut plan = self.look().await?;
+                if let Some(from) = self.wish.from {
+                    // What is passed over is not shown either.
+                    plan.rungs.retain(|r| r.number >= from.number());
+                }
                 let repairs = self.reached(&plan).next().is_some();
                 // No repair is known, but the guard can keep the node's path open: worth asking for, once.
                 let astray = matches!(verdict(plan.verdict), Verdict::Captured | Verdict::Lost);

@@ -271,7 +271,16 @@ fn last_resort(
     for rung in Rung::LAST {
         let consent = &incident.consent;
         let named = (consent.from..=consent.rung).contains(&rung.number());
-        if !named || incident.attempts(rung) > 0 {
+        if !named {
+            continue;
+        }
+        // Each once: what it did not heal, or nobody confirmed, it will not heal the next time.
+        if let Some(run) = incident.runs.iter().find(|r| r.rung == rung) {
+            let how = match run.ending {
+                Ending::RolledBack => "was undone",
+                _ => "did not help",
+            };
+            why_not.push(alloc::format!("the {} {how}", rung.word()));
             continue;
         }
         let plan = match planner::last_resort(seen, policy, diag, rung, &incident.id) {
