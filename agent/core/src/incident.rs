@@ -249,14 +249,11 @@ pub fn climb(
     }
     let remains = remains(incident, &Evidence::of(seen, base, policy));
     let end = finish(incident, diag, now, spent, &remains);
-    match end {
-        Climb::Close(Ending::Unwell, text) => last_resort(incident, seen, base, policy, diag)
-            .unwrap_or_else(|why| {
-                let text = if why.is_empty() { text } else { alloc::format!("{text}; {why}") };
-                Climb::Close(Ending::Unwell, text)
-            }),
-        other => other,
-    }
+    let Climb::Close(Ending::Unwell, text) = end else { return end };
+    last_resort(incident, seen, base, policy, diag).unwrap_or_else(|why| {
+        let text = if why.is_empty() { text } else { alloc::format!("{text}; {why}") };
+        Climb::Close(Ending::Unwell, text)
+    })
 }
 
 /// Nothing else is known: the rungs that do not ask what it is, each once, and only when the operator's consent reaches them.
@@ -278,7 +275,12 @@ fn last_resort(
         if let Some(run) = incident.runs.iter().find(|r| r.rung == rung) {
             let how = match run.ending {
                 Ending::RolledBack => "was undone",
-                _ => "did not help",
+                Ending::Recovered
+                | Ending::Held
+                | Ending::Unwell
+                | Ending::Cancelled
+                | Ending::Void
+                | Ending::Stuck => "did not help",
             };
             why_not.push(alloc::format!("the {} {how}", rung.word()));
             continue;

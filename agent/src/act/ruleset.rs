@@ -234,7 +234,7 @@ fn refill_script(was: &NfTable, now: &NfTable) -> String {
     // Chains before rules: a rule may lead into any of them.
     for c in &wanted.chains {
         let there = now.chains.iter().find(|n| n.name == c.name);
-        if there.is_none() && !(is_base(c) && !nft) {
+        if there.is_none() && (nft || !is_base(c)) {
             let base = c.hook.as_ref().map(|hook| format!(" {{ {hook}; }}")).unwrap_or_default();
             let _ = if nft {
                 writeln!(out, "create chain {of} {}{base}", c.name)

@@ -3,6 +3,7 @@
 mod crash;
 mod ground;
 mod heal;
+mod last;
 mod near_miss;
 mod refusal;
 
@@ -34,7 +35,7 @@ impl std::fmt::Debug for Case {
 /// Every case, in the order in which they are tried: first that it works at all, last what leaves most behind.
 #[must_use]
 pub fn all() -> Vec<Case> {
-    [heal::CASES, near_miss::CASES, refusal::CASES, crash::CASES].concat()
+    [heal::CASES, near_miss::CASES, refusal::CASES, crash::CASES, last::CASES].concat()
 }
 
 /// What a round of trials came to.

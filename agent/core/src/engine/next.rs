@@ -142,7 +142,15 @@ pub fn next<O: Op>(entries: &[Entry<O>], here: &Stamp) -> Next {
         Some(ms) => ms,
         // The boot that was wanted: its time counts from its beginning.
         None if rebooted => here.ms,
-        None => return in_another_boot(&r, &undoable),
+        // Another boot, which nobody here wanted: the kernel has forgotten its part; what lies on disk is put back as it was.
+        None => {
+            let on_disk = |i: usize| !matches!(steps[i].op.scope(), Scope::Boot | Scope::Boots);
+            return match undoable(&on_disk) {
+                Some(id) => Next::Undo(id),
+                None if r.undo_ended.iter().any(Option::is_some) => Next::Close(Ending::RolledBack),
+                None => Next::Close(Ending::Void),
+            };
+        }
     };
     if r.cancelled {
         return match undoable(&|_| true) {
@@ -209,18 +217,5 @@ pub fn next<O: Op>(entries: &[Entry<O>], here: &Stamp) -> Next {
         Some(_) if undone => Next::Close(Ending::RolledBack),
         Some(Health::Unknown) => Next::Close(Ending::Held),
         Some(Health::Well | Health::Contained | Health::Unwell) => Next::Close(Ending::Unwell),
-    }
-}
-
-/// Another boot, which nobody here wanted: the kernel has forgotten its part; what lies on disk is put back as it was.
-fn in_another_boot<O: Op>(
-    r: &Reading<'_, O>,
-    undoable: &dyn Fn(&dyn Fn(usize) -> bool) -> Option<u32>,
-) -> Next {
-    let on_disk = |i: usize| !matches!(r.plan.steps[i].op.scope(), Scope::Boot | Scope::Boots);
-    match undoable(&on_disk) {
-        Some(id) => Next::Undo(id),
-        None if r.undo_ended.iter().any(Option::is_some) => Next::Close(Ending::RolledBack),
-        None => Next::Close(Ending::Void),
     }
 }

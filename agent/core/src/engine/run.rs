@@ -4,7 +4,7 @@ use super::event::{Ending, Entry, Event, Outcome};
 use super::next::{Next, next};
 use crate::clock::Stamp;
 use crate::diagnosis::Health;
-use crate::op::{Now, Op, Undo};
+use crate::op::{Now, Op, Scope, Undo};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -118,6 +118,7 @@ async fn take<O: Op, H: Host<O>, J: Journal<O>>(
         // Without a first look there is no pre-image: nothing was touched, and nothing is to be undone.
         Err(why) => Outcome::Failed { why, retryable: true },
         Ok(seen) => {
+            let again = begun.is_some();
             let before = match begun {
                 Some(before) => before,
                 None => {
@@ -128,6 +129,8 @@ async fn take<O: Op, H: Host<O>, J: Journal<O>>(
                 }
             };
             match op.compare(&before, &seen) {
+                // The boot that was wanted has come, and we were the ones who asked for it.
+                Now::Settled if again && op.scope() == Scope::Boots => Outcome::Done,
                 Now::Settled => Outcome::AlreadySo,
                 Now::Foreign => Outcome::Foreign,
                 Now::Pending => act(host, &op, &before).await,
