@@ -78,15 +78,13 @@ fn a_near_miss_is_left_alone_for_a_quarter_of_an_hour() {
                 .cloned()
                 .collect();
             let mirror = if verdict == Verdict::Moved { &own } else { &base.routes };
-            let wanted = guard::wanted(
-                &seen.rules,
-                &seen.routes,
-                &seen.links,
-                &base,
-                mirror,
-                &policy,
-                stand,
-            );
+            let tables = guard::Tables {
+                rules: &seen.rules,
+                routes: &seen.routes,
+                links: &seen.links,
+                threats: &[],
+            };
+            let wanted = guard::wanted(tables, &base, mirror, &policy, stand);
             assert!(!wanted.guarded, "{what}: {:?}", wanted.captors);
             if let Ok(learned) = baseline::learn(&seen, &diag, Some(&base)) {
                 base = learned;

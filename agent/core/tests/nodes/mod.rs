@@ -168,15 +168,13 @@ impl Node {
             .cloned()
             .collect();
         let from = if diag.verdict == Verdict::Moved { &own } else { &base.routes };
-        let wanted = guard::wanted(
-            &seen.rules,
-            &seen.routes,
-            &seen.links,
-            base,
-            from,
-            &Policy::default(),
-            stand,
-        );
+        let tables = guard::Tables {
+            rules: &seen.rules,
+            routes: &seen.routes,
+            links: &seen.links,
+            threats: &[],
+        };
+        let wanted = guard::wanted(tables, base, from, &Policy::default(), stand);
         let changes = guard::changes(&seen.rules, &seen.routes, &wanted);
         seen.routes.extend(changes.add_routes);
         seen.rules.extend(changes.add_rules);
