@@ -278,8 +278,9 @@ impl<'a> Evidence<'a> {
         let entries = self.base.fdb.iter().filter(|f| !self.seen.fdb.contains(f)).count();
         let entries = if self.seen.has_gap(Sense::Fdb) { 0 } else { entries };
         let missing = self.strays.iter().filter(|s| gone(s)).count();
-        // What would go to it goes where everything goes; what somebody's table takes is taken, unless the entries went too.
-        let departed = entries >= missing;
+        // What would go to it goes where everything goes; what somebody's table takes is taken, unless the entries went too,
+        // or cannot be asked.
+        let departed = entries >= missing || self.seen.has_gap(Sense::Fdb);
         let gone = |s: &Stray| gone(s) && (departed || s.table().is_none_or(|t| t == TABLE_MAIN));
         let missing = self.strays.iter().filter(|s| gone(s)).count();
         // All of them at once is no farewell, unless the forwarding entries went too.
