@@ -3,10 +3,12 @@
 #![cfg(target_os = "linux")]
 
 pub mod act;
+pub mod alone;
 pub mod children;
 pub mod clock;
 pub mod config;
 pub mod guard;
+pub mod hints;
 pub mod journal;
 pub mod lines;
 pub mod look;

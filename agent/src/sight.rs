@@ -14,7 +14,7 @@ use lifeline_core::observation::{Gap, Observation, Sense};
 use lifeline_core::policy::Policy;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
 /// Between two looks.
@@ -23,6 +23,30 @@ const TICK: Duration = Duration::from_secs(5);
 const SLOWEST: Duration = Duration::from_secs(30);
 /// How long one look may take. It is bounded within, too; this is for what nobody thought of.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Changes that come within this time are looked at once.
+const COALESCE: Duration = Duration::from_millis(100);
+
+/// How soon after a look the next may come.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Without a hint.
+    rest: Duration,
+    /// After a hint. It doubles while hints go on and change nothing, so that a pod that flaps a route costs what a tick costs.
+    gap: Duration,
+}
+
+impl Pace {
+    fn looked(&mut self, took: Duration, news: bool) {
+        // A node with 100 000 routes is looked at less often: a look may take a twentieth of one processor.
+        self.rest = (took * 20).clamp(TICK, SLOWEST);
+        self.gap = if news { COALESCE } else { (self.gap * 2).clamp(COALESCE, self.rest) };
+    }
+
+    fn calm(&mut self) {
+        self.gap = Duration::ZERO;
+    }
+}
 
 /// One look, judged.
 #[derive(Clone, Debug)]
@@ -48,17 +72,24 @@ pub struct Sight<N> {
     clock: Clock,
     latest: watch::Sender<Option<Glance>>,
     one: Mutex<()>,
+    hint: Notify,
 }
 
 impl<N: Node> Sight<N> {
     /// Has not looked yet.
     pub fn new(node: Arc<N>, store: Arc<Store>, policy: Arc<Policy>, clock: Clock) -> Self {
-        Self { node, store, policy, clock, latest: watch::Sender::new(None), one: Mutex::new(()) }
+        let (latest, one, hint) = (watch::Sender::new(None), Mutex::new(()), Notify::new());
+        Self { node, store, policy, clock, latest, one, hint }
     }
 
     /// The last look, whoever took it.
     pub fn latest(&self) -> watch::Receiver<Option<Glance>> {
         self.latest.subscribe()
+    }
+
+    /// Something may have changed: the next look comes as soon as its rate allows.
+    pub fn nudge(&self) {
+        self.hint.notify_one();
     }
 
     /// Looks now.
@@ -93,7 +124,7 @@ impl<N: Node> Sight<N> {
 
     /// Looks for ever, learns the baseline, and calls `progress` after each look that ended.
     pub async fn keep_looking(&self, mut progress: impl FnMut()) {
-        let mut said = None;
+        let (mut said, mut pace) = (None, Pace::default());
         loop {
             let began = Instant::now();
             let glance = self.fresh().await;
@@ -101,13 +132,21 @@ impl<N: Node> Sight<N> {
                 progress();
             }
             let now = (glance.diagnosis.verdict, glance.diagnosis.guarded);
-            if said.replace(now) != Some(now) {
+            let news = said.replace(now) != Some(now);
+            if news {
                 tracing::info!(guarded = now.1, "{}: {}", now.0, glance.diagnosis.summary);
             }
             self.learn(&glance).await;
-            // A node with 100 000 routes is looked at less often: a look may take a twentieth of one processor.
-            let rest = (began.elapsed() * 20).clamp(TICK, SLOWEST);
-            tokio::time::sleep(rest).await;
+            pace.looked(began.elapsed(), news);
+            let hint = async {
+                self.hint.notified().await;
+                // Changes come in bursts.
+                tokio::time::sleep(COALESCE.max(pace.gap)).await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pace.rest) => pace.calm(),
+                () = hint => {}
+            }
         }
     }
 

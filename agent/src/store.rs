@@ -1,6 +1,8 @@
 //! What the agent remembers on the disk besides its journals: the last baselines, and evidence bundles. Everything is
 //! written beside, made durable, and then renamed, so that a power cut leaves the old or the new, never a half.
 
+mod ledger;
+
 use crate::lines::sync_folder;
 use arc_swap::ArcSwapOption;
 use lifeline_core::baseline::Baseline;
@@ -9,7 +11,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Baselines kept.
 const GENERATIONS: usize = 5;
@@ -46,6 +48,7 @@ pub enum StoreError {
 pub struct Store {
     dir: PathBuf,
     baseline: ArcSwapOption<Baseline>,
+    ledger: Mutex<ledger::Ledger>,
 }
 
 impl Store {
@@ -56,7 +59,7 @@ impl Store {
             .iter()
             .map(|sub| make_dir(&dir.join(sub)))
             .find_map(Result::err);
-        let store = Self { dir: dir.into(), baseline: ArcSwapOption::empty() };
+        let store = Self::unread(dir);
         for generation in store.generations().into_iter().rev() {
             match load(&store.file(generation)) {
                 Ok(baseline) => {
@@ -71,7 +74,7 @@ impl Store {
 
     /// A state directory that could not be read: nothing is known, and keeping anything will fail by itself.
     pub fn unread(dir: &Path) -> Self {
-        Self { dir: dir.into(), baseline: ArcSwapOption::empty() }
+        Self { dir: dir.into(), baseline: ArcSwapOption::empty(), ledger: Mutex::default() }
     }
 
     /// Where journals lie.
@@ -180,11 +183,16 @@ impl Store {
 
 fn load(path: &Path) -> Result<Baseline, String> {
     let text = fs::read_to_string(path).map_err(|e| e.to_string())?;
+    serde_json::from_str(checked(&text)?).map_err(|e| e.to_string())
+}
+
+/// What stands behind a checksum that matches.
+fn checked(text: &str) -> Result<&str, String> {
     let (crc, json) = text.trim_end().split_once(' ').ok_or("it has no checksum")?;
     if u32::from_str_radix(crc, 16) != Ok(crc32fast::hash(json.as_bytes())) {
         return Err("its checksum does not match".to_string());
     }
-    serde_json::from_str(json).map_err(|e| e.to_string())
+    Ok(json)
 }
 
 fn forget(path: &Path) {

@@ -127,7 +127,7 @@ fn open(due: &[&Finding], seen: &Observation, policy: &Policy, budget: &Budget) 
     let mut held: Option<Held> = None;
     for finding in due {
         let account = budget::account(finding, seen);
-        match budget.ask(&account, budget::OPENING, &seen.taken) {
+        match budget.may_open(&account, &seen.taken) {
             Allowance::Yes => {
                 consent.findings.push(finding.key());
                 accounts.push(account);

@@ -103,6 +103,15 @@ impl Budget {
         }
     }
 
+    /// May anything be begun for this account now? Not when any of its rungs is used up, for the same would come of it.
+    pub fn may_open(&self, name: &str, now: &Stamp) -> Allowance {
+        let name = cut(name);
+        let account = self.accounts.iter().find(|a| a.name == name);
+        let rungs = account.into_iter().flat_map(|a| a.tried.iter().map(|(rung, _)| *rung));
+        let worst = rungs.map(|rung| self.ask(name, rung, now)).find(|a| *a != Allowance::Yes);
+        worst.unwrap_or(Allowance::Yes)
+    }
+
     /// Writes an attempt down, whether it was allowed or an operator asked for it.
     pub fn spend(&mut self, name: &str, rung: u32, now: &Stamp) {
         let name = cut(name);

@@ -5,9 +5,11 @@ use arc_swap::ArcSwapOption;
 use lifeline_agent::act::Paths;
 use lifeline_agent::act::netfilter::Locks;
 use lifeline_agent::act::timer::Outside;
+use lifeline_agent::alone::Alone;
 use lifeline_agent::clock::Clock;
 use lifeline_agent::config::{Config, PORT};
 use lifeline_agent::guard::{Guard, Order};
+use lifeline_agent::hints;
 use lifeline_agent::lines::DEADLINE;
 use lifeline_agent::look::{Look, Places};
 use lifeline_agent::netlink::Kernel;
@@ -143,7 +145,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let guard =
         Guard::start(kernel.clone(), config.policy.clone(), order).context("start the guard")?;
     let paths = paths_of(path, &config);
-    let node = Arc::new(Worker::new(look, guard, kernel, paths, &policy, store.baseline()));
+    let node = Arc::new(Worker::new(look, guard, kernel.clone(), paths, &policy, store.baseline()));
     let sight = Arc::new(Sight::new(node.clone(), store.clone(), policy.clone(), clock.clone()));
     let first = sight.look().await;
     let name = config
@@ -159,6 +161,12 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         clock: clock.clone(),
         name: name.clone(),
     };
+    let (reading, when) = (store.clone(), clock.clone());
+    let reading = tokio::task::spawn_blocking(move || reading.load_budget(&when));
+    if tokio::time::timeout(DEADLINE, reading).await.is_err() {
+        tracing::error!("read the budget: the disk does not answer; nothing is repaired alone");
+    }
+    let ours = store.clone();
     let runs = Runs::open(parts).await;
     runs.resume().await;
 
@@ -199,6 +207,12 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    let hints = tokio::spawn({
+        let (sight, unit) = (sight.clone(), config.policy.unit.clone());
+        hints::listen(kernel.clone(), unit, move || sight.nudge())
+    });
+    let alone = Alone::new(runs.clone(), sight.clone(), ours, config.policy.clone().into());
+    let alone = tokio::spawn(alone.keep());
     let looking = sight.keep_looking(|| tell(&[NotifyState::Watchdog]));
     tokio::pin!(looking);
     loop {
@@ -213,6 +227,8 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     tracing::info!(
         "stopping: the present step is ended, and what is left is gone on with after the next start"
     );
+    hints.abort();
+    alone.abort();
     runs.leave().await;
     stop.send_replace(true);
     goodbye(doors).await;

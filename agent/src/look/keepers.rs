@@ -171,7 +171,9 @@ fn owner(body: &[u8], uid: &str) -> Result<Option<String>, String> {
         return Err("a newer pod has that name".to_owned());
     }
     let controller = meta.owner_references.iter().find(|o| o.controller);
-    Ok(controller.or_else(|| meta.owner_references.first()).map(|o| format!("{}/{}", o.kind, o.name)))
+    Ok(controller
+        .or_else(|| meta.owner_references.first())
+        .map(|o| format!("{}/{}", o.kind, o.name)))
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ mod sockets;
 mod sysctls;
 mod units;
 
+pub use units::changes as unit_changes;
+
 use crate::clock::Clock;
 use crate::netlink::{Kernel, LinkNames, NetlinkError};
 use lifeline_core::baseline::Expected;

@@ -2,6 +2,7 @@
 
 use super::{Seen, chain};
 use crate::children::{Call, Ran};
+use futures_util::StreamExt;
 use lifeline_core::observation::{Sense, Unit};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -26,6 +27,7 @@ const LONGEST: usize = 240;
 trait Manager {
     /// Unlike `GetUnit` it also answers for units that systemd has not loaded.
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn subscribe(&self) -> zbus::Result<()>;
 }
 
 #[zbus::proxy(
@@ -85,6 +87,35 @@ pub(super) async fn restart(bus: Option<&str>, unit: &str, limit: Duration) -> O
         }
         Err(_) => None,
     }
+}
+
+/// Calls `heard` on every change of a unit's state, until the bus is gone.
+///
+/// # Errors
+/// When the bus or systemd is not there, or has gone.
+pub async fn changes(bus: Option<&str>, unit: &str, heard: impl Fn()) -> Result<(), String> {
+    let listen = async {
+        let bus = connect(bus).await?;
+        let manager = ManagerProxy::new(&bus).await?;
+        // Without a subscriber systemd sends no signals.
+        manager.subscribe().await?;
+        let path = manager.load_unit(unit).await?;
+        let properties = zbus::fdo::PropertiesProxy::builder(&bus)
+            .destination("org.freedesktop.systemd1")
+            .path(path)
+            .build()
+            .await?;
+        // The connection is in use by the stream's own task for as long as the stream lives.
+        Ok::<_, zbus::Error>((properties.receive_properties_changed().await?, bus))
+    };
+    let (mut stream, _bus) = match timeout(Duration::from_secs(5), listen).await {
+        Ok(listening) => listening.map_err(|why| chain(&why))?,
+        Err(_) => return Err("no answer".to_owned()),
+    };
+    while stream.next().await.is_some() {
+        heard();
+    }
+    Err("the bus is gone".to_owned())
 }
 
 /// A connection of its own each time: a kept one does not survive a restart of the bus.

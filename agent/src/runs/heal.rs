@@ -11,7 +11,7 @@ use lifeline_core::clock::Stamp;
 use lifeline_core::engine::{self, Ending};
 use lifeline_core::incident::{Climb, Incident, Run};
 use lifeline_core::op::{NodeOp, Op, Seen};
-use lifeline_core::plan::{NodePlan, Rung};
+use lifeline_core::plan::{Consent, NodePlan, Rung};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -104,7 +104,7 @@ impl<N: Node> Inner<N> {
         let end = match asked {
             Asked::Heal { consent, stability_ms, .. } => {
                 let id = told.story.incident.clone();
-                let incident = Incident::new(id, self.clock.now(), by, consent, stability_ms);
+                let incident = opened(id, self.clock.now(), by, consent, stability_ms);
                 self.heal(&mut told, incident).await
             }
             Asked::Reboot { .. } => self.reboot(&mut told, by).await,
@@ -198,6 +198,9 @@ impl<N: Node> Inner<N> {
                     {
                         return Ok(End::of(Ending::Held, format!("{}; {why}", d.summary)));
                     }
+                    if let Some(end) = self.afford(told, &incident, &plan, &glance).await? {
+                        return Ok(end);
+                    }
                     let run = self.rung(told, &mut incident, plan, &glance).await?;
                     incident.runs.push(run);
                 }
@@ -217,6 +220,41 @@ impl<N: Node> Inner<N> {
                 Climb::Close(ending, text) => return Ok(End::of(ending, text)),
             }
         }
+    }
+
+    /// Writes the attempt down before it is made. The agent alone makes none that is not written down or not allowed; an
+    /// operator is told, and decided already.
+    async fn afford(
+        &self,
+        told: &mut Told,
+        incident: &Incident,
+        plan: &NodePlan,
+        glance: &Glance,
+    ) -> Result<Option<End>, Halt> {
+        let accounts = lifeline_core::alone::accounts(plan, &glance.diagnosis, &glance.seen);
+        let (rung, now) = (plan.rung.number(), self.clock.now());
+        if let Some((account, ms)) = self.store.used_up(&accounts, rung, &now) {
+            let held = lifeline_core::alone::exhausted(&account, ms);
+            if incident.alone {
+                tracing::error!("incident {}: {}", incident.id, held.why);
+                return Ok(Some(End::of(Ending::Unwell, held.why)));
+            }
+            told.note("budget", format!("the agent alone would wait: {}", held.why)).await?;
+        }
+        let store = self.store.clone();
+        let spending = tokio::task::spawn_blocking(move || store.spend(&accounts, rung, &now));
+        let why = match tokio::time::timeout(crate::lines::DEADLINE, spending).await {
+            Ok(Ok(Ok(()))) => return Ok(None),
+            Ok(Ok(Err(why))) => chain(&why),
+            Ok(Err(why)) => why.to_string(),
+            Err(_) => "the disk does not answer".to_string(),
+        };
+        if incident.alone {
+            let text = format!("nothing is done, because it cannot be written down: {why}");
+            return Ok(Some(End::of(Ending::Held, text)));
+        }
+        told.note("budget", format!("the attempt could not be counted: {why}")).await?;
+        Ok(None)
     }
 
     /// Two second opinions before anything is touched: the consent's, and the plan checker's.
@@ -359,10 +397,17 @@ impl<N: Node> Inner<N> {
     ) -> Incident {
         let (consent, stability_ms) = Self::agreed(asked);
         let mut incident =
-            Incident::new(id.to_string(), opened, by.to_string(), consent, stability_ms);
+            self::opened(id.to_string(), opened, by.to_string(), consent, stability_ms);
         incident.runs = runs;
         incident
     }
+}
+
+/// An incident as whoever opened it may conduct it.
+fn opened(id: String, at: Stamp, by: String, consent: Consent, stability_ms: u64) -> Incident {
+    let alone = by == crate::alone::BY;
+    let incident = Incident::new(id, at, by, consent, stability_ms);
+    if alone { incident.by_itself() } else { incident }
 }
 
 /// What was said last, of each kind: a wait of a minute is one line, not sixty.

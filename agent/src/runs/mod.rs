@@ -13,6 +13,7 @@ pub mod story;
 pub mod tell;
 pub mod undo;
 
+use crate::alone;
 use crate::clock::Clock;
 use crate::journal;
 use crate::lines;
@@ -135,6 +136,8 @@ pub struct Inner<N> {
     dir: PathBuf,
     name: String,
     state: Mutex<State>,
+    /// Why the agent does not repair what it would.
+    held_back: Mutex<Option<String>>,
     leaving: watch::Sender<bool>,
 }
 
@@ -195,6 +198,7 @@ impl<N: Node> Runs<N> {
             name: parts.name,
             dir,
             state: Mutex::new(State { index, live: None }),
+            held_back: Mutex::default(),
             leaving: watch::Sender::new(false),
         };
         Self { inner: Arc::new(inner) }
@@ -206,6 +210,28 @@ impl<N: Node> Runs<N> {
     /// When another incident is under way, the request makes no sense, or it cannot be journalled.
     pub async fn heal(&self, by: &Operator, request: Request) -> Result<(String, bool), Refused> {
         self.begin(by.name(), request).await
+    }
+
+    /// Heals by itself; the incident's name.
+    ///
+    /// # Errors
+    /// As [`Self::heal`].
+    pub async fn heal_alone(&self, consent: Consent, stability_ms: u64) -> Result<String, Refused> {
+        let now = self.inner.clock.now();
+        // The wall clock makes the name unlike those of other boots; nothing is computed with it.
+        let id = format!("alone-{}-{}", now.wall_ms, now.ms);
+        let asked = Asked::Heal { consent, digest: String::new(), stability_ms };
+        Ok(self.begin(alone::BY, Request { id, asked }).await?.0)
+    }
+
+    /// Why the agent does not repair what it would repair alone, for `Status`.
+    pub fn hold_back(&self, why: Option<String>) {
+        *self.inner.held_back.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// What [`Self::hold_back`] was told last.
+    pub fn held_back(&self) -> Option<String> {
+        self.inner.held_back.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn begin(&self, by: &str, request: Request) -> Result<(String, bool), Refused> {

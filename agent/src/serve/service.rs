@@ -129,7 +129,9 @@ impl<N: Node> Lifeline for Service<N> {
             .load()
             .is_none()
             .then_some("only the local socket is served, for want of certificates");
-        for trouble in self.about.trouble.as_deref().into_iter().chain(deaf) {
+        let held = self.runs.held_back();
+        for trouble in self.about.trouble.as_deref().into_iter().chain(deaf).chain(held.as_deref())
+        {
             reply.summary = format!("{}; the agent itself: {trouble}", reply.summary);
         }
         answer(reply)

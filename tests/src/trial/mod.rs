@@ -1,5 +1,6 @@
 //! The live cases: each a sentence, tried on real nodes, asserted with other tools than the code under test uses.
 
+mod alone;
 mod crash;
 mod ground;
 mod heal;
@@ -35,7 +36,8 @@ impl std::fmt::Debug for Case {
 /// Every case, in the order in which they are tried: first that it works at all, last what leaves most behind.
 #[must_use]
 pub fn all() -> Vec<Case> {
-    [heal::CASES, near_miss::CASES, refusal::CASES, crash::CASES, last::CASES].concat()
+    [heal::CASES, near_miss::CASES, refusal::CASES, crash::CASES, last::CASES, alone::CASES]
+        .concat()
 }
 
 /// What a round of trials came to.

@@ -15,7 +15,7 @@ pub struct Args {
     #[arg(long, hide = true)]
     pub no_build: bool,
     /// What agents may do by themselves
-    #[arg(long, default_value = "observe", value_parser = ["observe", "guard"])]
+    #[arg(long, default_value = "observe", value_parser = ["observe", "guard", "heal"])]
     mode: String,
     /// A real cluster and the real tailscaled (the first time builds Kubernetes, a quarter of an hour)
     #[arg(long)]
