@@ -25,6 +25,7 @@ pub mod state;
 pub mod status;
 pub mod sweep;
 pub mod topology;
+pub mod traces;
 pub mod trial;
 pub mod witness;
 

@@ -51,6 +51,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Build what the real gear is made of, and raise nothing
+    Parts(verbs::cluster::Parts),
     /// Cut a node's power and boot it again
     PowerCycle { node: String },
     /// Run on a node by its own unit: build what k3s and flannel would have built
@@ -107,6 +109,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Culprit(args) => verbs::cluster::culprit(&args, &progress)?,
         Verb::Logs(args) => return verbs::place::logs(&args),
         Verb::Kubectl { args } => return verbs::cluster::kubectl(&args),
+        Verb::Parts(args) => verbs::cluster::parts(&args, &progress)?,
         Verb::PowerCycle { node } => verbs::place::power_cycle(&node, &progress)?,
         Verb::Furnish { real: true } => real::ground::lay()?,
         Verb::Furnish { real: false } => furniture::build()?,

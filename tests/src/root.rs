@@ -18,8 +18,10 @@ use crate::state::Gear;
 /// Raised when the way the root is made changes in a way the package list does not show.
 const FORMAT: u32 = 1;
 const LIMIT: Duration = Duration::from_secs(900);
-/// Another lab may be building Kubernetes.
+/// Another lab may be building it, or Kubernetes.
 const LOCK_LIMIT: Duration = Duration::from_secs(3600);
+/// Roots and parts have a lock each: nobody who wants a root waits for Kubernetes.
+const KIND: &str = "root";
 
 /// What a node of the real gear has besides.
 const REAL_PACKAGES: [&str; 6] =
@@ -63,11 +65,11 @@ pub fn ensure(gear: Gear, progress: &Progress) -> Result<PathBuf> {
         return Ok(root);
     }
     fs::create_dir_all(&cache).doing(|| format!("make {}", cache.display()))?;
-    let _lock = lock(&cache, progress)?;
+    let _lock = lock(&cache, KIND, progress)?;
     if root.join("usr/lib/systemd/systemd").is_file() {
         return Ok(root);
     }
-    clear(&cache)?;
+    clear(&cache, KIND)?;
     progress.say(format!(
         "building the nodes' Debian root ({}, about {} MB, once; usually {} s) from {}",
         recipe.codename,
@@ -75,7 +77,7 @@ pub fn ensure(gear: Gear, progress: &Progress) -> Result<PathBuf> {
         if gear == Gear::Real { "80 to 100" } else { "40 to 60" },
         recipe.mirror
     ));
-    let building = cache.join(format!("building-{}", recipe.key()));
+    let building = cache.join(format!("building-root-{}", recipe.key()));
     build(&recipe, &building, progress)?;
     fs::rename(&building, &root).doing(|| format!("move the root to {}", root.display()))?;
     progress.say(format!("the root is kept in {}", root.display()));
@@ -94,9 +96,9 @@ pub fn cache() -> Result<PathBuf> {
     Ok(base.join("lifeline"))
 }
 
-/// Waits until nobody else builds a root here: it would be the same one.
-pub(crate) fn lock(cache: &Path, progress: &Progress) -> Result<File> {
-    let path = cache.join("lock");
+/// Waits until nobody else builds something of that kind here: it would be the same.
+pub(crate) fn lock(cache: &Path, kind: &str, progress: &Progress) -> Result<File> {
+    let path = cache.join(format!("lock-{kind}"));
     let doing = || format!("lock {}", path.display());
     let file = File::create(&path).doing(doing)?;
     let begun = Instant::now();
@@ -108,27 +110,32 @@ pub(crate) fn lock(cache: &Path, progress: &Progress) -> Result<File> {
                 return Err(LabError::TimedOut { doing: doing(), after: LOCK_LIMIT });
             }
             Err(TryLockError::WouldBlock) => {
-                progress.pass("root: another lab is building it");
+                progress.pass(format!("{kind}: another lab is building it"));
                 std::thread::sleep(Duration::from_millis(200));
             }
         }
     }
 }
 
-/// Removes what a build that was cut off has left, unless somebody builds just now.
+/// Removes what builds that were cut off have left, unless somebody builds just now.
 pub fn clear_unfinished() -> Result<()> {
     let cache = cache()?;
-    match File::open(cache.join("lock")) {
-        Ok(file) if file.try_lock().is_ok() => clear(&cache),
-        _ => Ok(()),
+    for kind in [KIND, "part"] {
+        if let Ok(file) = File::open(cache.join(format!("lock-{kind}")))
+            && file.try_lock().is_ok()
+        {
+            clear(&cache, kind)?;
+        }
     }
+    Ok(())
 }
 
-/// A folder in building is no root; the next build starts from nothing. For the holder of the lock.
-pub(crate) fn clear(cache: &Path) -> Result<()> {
+/// A folder in building is nothing yet; the next build starts anew. For the holder of that kind's lock.
+pub(crate) fn clear(cache: &Path, kind: &str) -> Result<()> {
     let Ok(entries) = fs::read_dir(cache) else { return Ok(()) };
+    let unfinished = format!("building-{kind}-");
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with("building-") {
+        if entry.file_name().to_string_lossy().starts_with(&unfinished) {
             let path = entry.path();
             fs::remove_dir_all(&path).doing(|| format!("remove {}", path.display()))?;
         }

@@ -47,21 +47,8 @@ impl Own {
         String::from_utf8(out.stdout).unwrap()
     }
 
-    /// What of this lab is to be seen on the host, looked for by other means than the lab's own.
     fn traces(&self) -> Vec<String> {
-        let prefix = format!("lifeline.{}-", self.0);
-        let look = format!(
-            "ip netns list; ip -o link; cat /proc/self/mountinfo; \
-             find /sys/fs/cgroup -maxdepth 3 -name '*{prefix}*'; \
-             find /run /var/tmp -maxdepth 4 -name '*{prefix}*' 2>/dev/null; \
-             ps -ww -e -o stat=,args= | grep -v '^Z'"
-        );
-        let out = Command::new("sh").args(["-c", &look]).output().unwrap();
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        text.lines()
-            .filter(|l| l.contains(&prefix) && !l.contains("find /sys"))
-            .map(str::to_owned)
-            .collect()
+        lifeline_lab::traces::of(self.0).unwrap()
     }
 }
 

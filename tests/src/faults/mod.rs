@@ -13,6 +13,7 @@ mod overlay;
 mod site;
 mod wg_quick;
 
+pub use daemon::scrub;
 pub use site::{Facts, Place, Remote, Site, wait_for};
 
 use crate::error::{LabError, Result};

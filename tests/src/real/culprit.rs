@@ -1,31 +1,57 @@
 //! The culprit: the DaemonSet of 13 October, with the switches by which its harm differs.
 
+use std::time::Duration;
+
 use super::{cluster, tailnet};
 use crate::error::Result;
+use crate::faults::wait_for;
 
+/// The culprit's namespace.
+pub const SPACE: &str = "tailscale-system";
+/// A namespace goes within seconds when nothing is in it.
+const FREE: Duration = Duration::from_secs(45);
 const MANIFEST: &str = include_str!("manifests/culprit.yaml");
 
 /// How tailscaled is told to behave; the incident's own way is the default.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub struct Variant {
     /// Let the exit node's users reach their LAN
     #[arg(long)]
-    lan_access: bool,
+    pub lan_access: bool,
     /// No exit node, but routes of a peer that overlap the cluster's
     #[arg(long)]
-    accept_routes: bool,
+    pub accept_routes: bool,
+    /// Neither exit node nor routes: a tailnet that harms nobody
+    #[arg(long, conflicts_with_all = ["lan_access", "accept_routes"])]
+    pub peers_only: bool,
     /// Take the tailnet's DNS
     #[arg(long)]
-    accept_dns: bool,
+    pub accept_dns: bool,
     /// Write the packet filter by iptables-legacy, beside kube-proxy's nft
     #[arg(long)]
-    legacy: bool,
+    pub legacy: bool,
+    /// In a network namespace of the pod's own, not in the node's
+    #[arg(long)]
+    pub own_network: bool,
+    /// Only on this node
+    #[arg(long, value_enum)]
+    pub on: Option<Worker>,
+}
+
+/// A worker.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Worker {
+    Calypso,
+    Styx,
 }
 
 impl Variant {
     fn flags(self, exit: &str) -> String {
         let mut flags = Vec::new();
-        if self.accept_routes {
+        if self.peers_only {
+            flags.push("--accept-routes=false".to_owned());
+        } else if self.accept_routes {
             flags.push("--accept-routes".to_owned());
         } else {
             flags.push(format!("--exit-node={exit} --accept-routes"));
@@ -39,7 +65,14 @@ impl Variant {
 
     fn manifest(self, login: &str, exit: &str) -> String {
         let firewall = if self.legacy { "iptables" } else { "nftables" };
+        let nodes = match self.on {
+            None => "{}".to_owned(),
+            Some(Worker::Calypso) => "{kubernetes.io/hostname: calypso}".to_owned(),
+            Some(Worker::Styx) => "{kubernetes.io/hostname: styx}".to_owned(),
+        };
         MANIFEST
+            .replace("{NODES}", &nodes)
+            .replace("{HOST_NETWORK}", if self.own_network { "false" } else { "true" })
             .replace("{LOGIN}", login)
             .replace("{FLAGS}", &self.flags(exit))
             .replace("{FIREWALL}", firewall)
@@ -55,22 +88,28 @@ pub fn apply(variant: Variant) -> Result<()> {
 /// Takes the workload away, and the namespace after it is gone: a namespace that is finalized while its kubelets are cut off
 /// leaves the DaemonSet in etcd, and it wakes with the next namespace of that name.
 pub fn remove() -> Result<()> {
-    let set = ["daemonset/tailscale-worker", "-n", "tailscale-system"];
-    for args in [
-        ["delete", set[0], set[1], set[2], "--ignore-not-found", "--wait=true", "--timeout=15s"],
-        [
-            "delete",
-            "namespace",
-            "tailscale-system",
-            "--ignore-not-found",
-            "--wait=false",
-            "-o",
-            "name",
-        ],
-    ] {
-        cluster::kubectl(&args)?.success()?;
-    }
-    Ok(())
+    remove_set(true)?;
+    let space = ["delete", "namespace", SPACE, "--ignore-not-found", "--wait=false", "-o", "name"];
+    cluster::kubectl(&space)?.success().map(drop)
+}
+
+/// Takes the workload alone away. A kubelet that is cut off does not hear of it, and its pod goes on.
+pub fn remove_set(wait: bool) -> Result<()> {
+    let wait = if wait { "--wait=true" } else { "--wait=false" };
+    let set = ["delete", "daemonset/tailscale-worker", "-n", SPACE, "--ignore-not-found", wait];
+    cluster::kubectl(&[&set[..], &["--timeout=15s"]].concat())?.success().map(drop)
+}
+
+/// Takes away all that is known of it, whatever its kubelets say, and waits until the name is free again.
+pub fn purge() -> Result<()> {
+    remove_set(false)?;
+    let pods = ["delete", "pods", "--all", "-n", SPACE, "--force", "--grace-period=0"];
+    cluster::kubectl(&pods)?;
+    let space = ["delete", "namespace", SPACE, "--ignore-not-found", "--wait=false"];
+    cluster::kubectl(&space)?.success()?;
+    wait_for("the culprit's namespace is gone", FREE, || {
+        Ok(!cluster::kubectl(&["get", "namespace", SPACE, "-o", "name"])?.ok())
+    })
 }
 
 #[cfg(test)]
@@ -80,10 +119,15 @@ mod tests {
     #[test]
     fn a_variant_leaves_nothing_open_and_changes_only_its_switch() {
         let incident = Variant::default().manifest("http://x", "100.64.0.1");
-        assert!(!incident.contains("{LOGIN}") && !incident.contains("{FLAGS}"));
+        for open in ["{LOGIN}", "{FLAGS}", "{FIREWALL}", "{NODES}", "{HOST_NETWORK}"] {
+            assert!(!incident.contains(open), "{open}");
+        }
+        assert!(incident.contains("nodeSelector: {}") && incident.contains("hostNetwork: true"));
         assert!(incident.contains("--exit-node=100.64.0.1 --accept-routes --accept-dns=false"));
         let routes = Variant { accept_routes: true, ..Variant::default() };
         assert!(!routes.manifest("http://x", "y").contains("--exit-node"));
+        let benign = Variant { peers_only: true, ..Variant::default() }.manifest("http://x", "y");
+        assert!(benign.contains("--accept-routes=false") && !benign.contains("--exit-node"));
         let legacy = Variant { legacy: true, ..Variant::default() };
         assert!(legacy.manifest("http://x", "y").contains("value: iptables}"));
     }

@@ -20,6 +20,7 @@ use crate::{run, topology, witness};
 
 /// The other worker, which the culprit takes at the same time.
 const OTHER: &str = "styx";
+const PODS: &str = "pods of the node not ready";
 /// A pod's start, three seconds of the culprit's own, rules, and its route another three seconds later.
 const CAPTURE_LIMIT: Duration = Duration::from_secs(60);
 /// The grace period is 50 s.
@@ -101,7 +102,7 @@ fn act(
                 "seconds from first command to node Ready",
                 format!("{:.1}", ready.saturating_duration_since(acted).as_secs_f64()),
             ),
-            ("pods of the node not ready", view.pods_not_ready().to_string()),
+            (PODS, view.pods_not_ready().to_string()),
             // It follows pods' addresses, which a rebooted node deals anew; a difference it is all the same.
             ("differences that are kube-proxy's own", rewritten(&left).to_string()),
         ];
@@ -121,6 +122,28 @@ fn act(
             cluster: rows,
         })
     })
+}
+
+/// Whether the two acts show what they must: marks by hand, none by operator but for what kube-proxy itself re-wrote, and a
+/// cluster that works.
+pub fn judge(acts: &[Act]) -> Result<(), String> {
+    let [hand, operator] = acts else {
+        return Err(format!("two acts were to be told, {} were", acts.len()));
+    };
+    let mut wrong = Vec::new();
+    if hand.left.is_empty() {
+        wrong.push("by hand left no mark: the comparison shows nothing".to_owned());
+    }
+    let not_own = operator.left.iter().filter(|d| rewritten(std::slice::from_ref(d)) == 0);
+    wrong.extend(not_own.map(|d| format!("by operator differs from before: {d}")));
+    for (what, is) in &operator.cluster {
+        let bad = *what == PODS && is != "0"
+            || Way::ALL.iter().any(|w| w.told() == *what) && is != "works";
+        if bad {
+            wrong.push(format!("by operator, {what}: {is}"));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
 fn rewritten(left: &[witness::Difference]) -> usize {

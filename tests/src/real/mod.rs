@@ -4,10 +4,12 @@
 //! are not to be had as Go modules: their supervisor and their furniture stand in (`supervisor.rs`, `flannel.rs`), everything
 //! below them is what upstream builds.
 
+pub mod ahead;
 pub mod cgroup;
 pub mod cluster;
 pub mod culprit;
 pub mod disk;
+pub mod faults;
 pub mod flannel;
 pub mod ground;
 pub mod image;

@@ -22,6 +22,9 @@ const LIMIT: Duration = Duration::from_secs(3600);
 /// From here on Go fetches the release a module asks for by itself, as a module with a checksum.
 const OLDEST: (u32, u32) = (1, 21);
 
+/// The lock's name, and the beginning of the folders'.
+const KIND: &str = "part";
+
 /// One Go module of `tests/parts`.
 #[derive(Debug)]
 struct Part {
@@ -32,9 +35,18 @@ struct Part {
     /// The module that gives the part its version, and the variables into which that is written.
     version_of: &'static str,
     stamps: &'static [&'static str],
+    /// Features that are left out, as Tailscale names them.
+    omitted: &'static str,
     /// Cold on two cores, as measured; with a warm compiler cache it is a tenth.
     usually: &'static str,
 }
+
+/// Features of Tailscale that touch neither routes nor rules nor the resolver: clouds, shares, consoles, updates. A third of its
+/// packages goes with them.
+const OMITTED: &str = "ace acme appconnectors aws bird capture clientupdate cloud completion conn25 desktop_sessions doctor \
+    drive flashappliance identityfederation kube netlog oauthkey outboundproxy posture qrcodes \
+    relayserver remoteconfig sdnotify serve ssh synology syspolicy systray taildrop tap tpm wakeonlan \
+    webbrowser webclient";
 
 const PARTS: [Part; 3] = [
     Part {
@@ -43,6 +55,7 @@ const PARTS: [Part; 3] = [
         packages: &["tailscale.com/cmd/tailscaled", "tailscale.com/cmd/tailscale", "./control"],
         version_of: "tailscale.com",
         stamps: &["tailscale.com/version.shortStamp", "tailscale.com/version.longStamp"],
+        omitted: OMITTED,
         usually: "3 to 4 min",
     },
     Part {
@@ -51,6 +64,7 @@ const PARTS: [Part; 3] = [
         packages: &["."],
         version_of: "github.com/coredns/coredns",
         stamps: &[],
+        omitted: "",
         usually: "2 to 3 min",
     },
     Part {
@@ -62,6 +76,7 @@ const PARTS: [Part; 3] = [
             "k8s.io/component-base/version.gitVersion",
             "k8s.io/client-go/pkg/version.gitVersion",
         ],
+        omitted: "",
         usually: "8 to 10 min",
     },
 ];
@@ -69,6 +84,14 @@ const PARTS: [Part; 3] = [
 /// Where the built programs are.
 #[derive(Debug, Clone)]
 pub struct Programs(Vec<PathBuf>);
+
+impl Part {
+    fn tags(&self) -> String {
+        let omit = |feature: &str| format!("ts_omit_{feature}");
+        let all: Vec<String> = self.omitted.split_whitespace().map(omit).collect();
+        format!("-tags={}", all.join(","))
+    }
+}
 
 impl Programs {
     /// The file of a program.
@@ -96,11 +119,11 @@ pub fn ensure(progress: &Progress, yes: bool) -> Result<Programs> {
         return Ok(Programs(dirs));
     }
     fs::create_dir_all(&cache).doing(|| format!("make {}", cache.display()))?;
-    let _lock = root::lock(&cache, progress)?;
+    let _lock = root::lock(&cache, KIND, progress)?;
     missing.retain(|(part, dir)| !part.programs.iter().all(|p| dir.join(p).is_file()));
     if !missing.is_empty() {
         let go = go(progress, yes)?;
-        root::clear(&cache)?;
+        root::clear(&cache, KIND)?;
         for (part, dir) in &missing {
             build(part, &sources.join(part.name), dir, &go, progress)?;
         }
@@ -157,6 +180,7 @@ fn build(part: &Part, source: &Path, dir: &Path, go: &Path, progress: &Progress)
     command.args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]);
     command.arg("--mount-proc").arg(go).args(["build", "-v", "-trimpath", "-buildvcs=false"]);
     command
+        .arg(part.tags())
         .arg(format!("-ldflags=-s -w{stamps}"))
         .arg("-o")
         .arg(format!("{}/", building.display()));
@@ -183,7 +207,7 @@ fn build(part: &Part, source: &Path, dir: &Path, go: &Path, progress: &Progress)
 /// How many packages there are at most; the first look also fetches the modules.
 fn packages(part: &Part, source: &Path, go: &Path) -> Result<usize> {
     let mut command = Command::new(go);
-    command.args(["list", "-deps"]).args(part.packages).current_dir(source);
+    command.args(["list", "-deps"]).arg(part.tags()).args(part.packages).current_dir(source);
     command.env("CGO_ENABLED", "0").env("GOFLAGS", "");
     let listed = run::run(&mut command, Duration::from_secs(900), None)?.success()?;
     Ok(listed.stdout.lines().count())

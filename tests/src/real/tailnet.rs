@@ -24,6 +24,8 @@ pub static EXIT: Machine =
 /// What a peer advertises in the incident's second form: services, the node's own LAN, the other worker's pods.
 pub const OVERLAP: &str = "10.43.0.0/16,192.168.2.0/24,10.42.2.0/24";
 
+/// What the tailnet hands out as its resolver; nobody answers there.
+const RESOLVER: &str = "198.51.100.53";
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Where nodes log in.
@@ -51,7 +53,9 @@ pub fn raise(progress: &Progress) -> Result<()> {
     fs::write(&resolv, "nameserver 198.51.100.1\n")
         .doing(|| format!("write {}", resolv.display()))?;
     let address = EXIT.v4().to_string();
-    start("control", &[program("control"), "-ip".to_owned(), address])?;
+    // A resolver of its own is taken by those alone that accept the tailnet's DNS.
+    let control = [program("control"), "-ip".to_owned(), address, "-dns".to_owned()];
+    start("control", &[&control[..], &[RESOLVER.to_owned()]].concat())?;
     let daemon = format!(
         "mount --bind {} /etc/resolv.conf; [ ! -d /run/dbus ] || mount -t tmpfs none /run/dbus; \
          exec {} --state={}/state --statedir={} --socket={} --tun=tailscale0 --no-logs-no-support",

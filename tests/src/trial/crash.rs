@@ -29,7 +29,7 @@ fn entries(g: &Ground<'_>) -> std::result::Result<usize, String> {
 
 /// Starts a heal, kills the agent when `nth` entries have been written, and sees how it ends after systemd has started it
 /// again. False when the heal had ended before.
-fn kill_at(g: &Ground<'_>, nth: usize) -> std::result::Result<bool, String> {
+pub(super) fn kill_at(g: &Ground<'_>, nth: usize) -> std::result::Result<bool, String> {
     let healthy = g.snapshot()?;
     let begun_with = entries(g)?;
     g.make("R1")?;
@@ -119,7 +119,7 @@ fn every_boundary(g: &Ground<'_>) -> Verdict {
     }
 }
 
-fn operator_drops_off(g: &Ground<'_>) -> Verdict {
+pub(super) fn operator_drops_off(g: &Ground<'_>) -> Verdict {
     let before = g.snapshot()?;
     g.make("R1")?;
     let mut heal = g

@@ -15,7 +15,9 @@ use crate::faults::{self, Fault, Site};
 use crate::lab::Lab;
 use crate::node::Node;
 use crate::progress::Progress;
+use crate::real;
 use crate::run::{self, Output};
+use crate::state::Gear;
 use crate::witness::{self, Difference, Kind, Snapshot};
 
 use super::Verdict;
@@ -99,9 +101,15 @@ impl<'a> Ground<'a> {
         }
     }
 
+    /// A fault of the catalogue; on the real cluster the real daemon makes those that are its own.
+    fn fault(&self, id: &str) -> std::result::Result<Fault, String> {
+        let real = (self.lab.state.gear == Gear::Real).then(|| real::faults::find(id)).flatten();
+        real.map_or_else(|| faults::find(id).map_err(told), Ok)
+    }
+
     /// Makes a fault on the node; the next case begins by taking it back.
     pub fn make(&self, id: &str) -> Verdict {
-        let fault = faults::find(id).map_err(told)?;
+        let fault = self.fault(id)?;
         let site = Site::of(self.lab, NODE).map_err(told)?;
         self.made.set(Some(fault));
         (fault.strike)(&site).map_err(|e| format!("make {id}: {e}"))
@@ -109,7 +117,7 @@ impl<'a> Ground<'a> {
 
     /// Prepares what a fault needs to be so before it is made, and has the agent learn it.
     pub fn lay(&self, id: &str) -> Verdict {
-        let fault = faults::find(id).map_err(told)?;
+        let fault = self.fault(id)?;
         let Some(ground) = fault.ground else { return Ok(()) };
         self.made.set(Some(fault));
         let site = Site::of(self.lab, NODE).map_err(told)?;

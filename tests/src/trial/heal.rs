@@ -75,7 +75,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Break, heal, and compare with the tools' eyes.
-fn without_a_trace(g: &Ground<'_>, fault: &str) -> Verdict {
+pub(super) fn without_a_trace(g: &Ground<'_>, fault: &str) -> Verdict {
     g.lay(fault)?;
     let before = g.snapshot()?;
     g.make(fault)?;
@@ -150,13 +150,13 @@ pub fn is_tailscales(d: &crate::witness::Difference) -> bool {
     wire || OWN.iter().any(|own| d.to_string().contains(own))
 }
 
-fn proven(g: &Ground<'_>) -> Verdict {
+pub(super) fn proven(g: &Ground<'_>) -> Verdict {
     g.make("R1")?;
     g.heal_with_proof()
 }
 
 /// wg-quick's rules and its table go; the device, which somebody configured, stays with what hangs on it.
-fn taken_back(g: &Ground<'_>) -> Verdict {
+pub(super) fn taken_back(g: &Ground<'_>) -> Verdict {
     let before = g.snapshot()?;
     g.make("R8")?;
     g.expect_verdict("Captured")?;
@@ -165,7 +165,7 @@ fn taken_back(g: &Ground<'_>) -> Verdict {
     g.expect_no_guard()
 }
 
-fn lost_then_same(g: &Ground<'_>, fault: &str) -> Verdict {
+pub(super) fn lost_then_same(g: &Ground<'_>, fault: &str) -> Verdict {
     g.lay(fault)?;
     let before = g.snapshot()?;
     g.make(fault)?;
@@ -175,7 +175,7 @@ fn lost_then_same(g: &Ground<'_>, fault: &str) -> Verdict {
     g.expect_no_guard()
 }
 
-fn diagnose_answers(g: &Ground<'_>) -> Verdict {
+pub(super) fn diagnose_answers(g: &Ground<'_>) -> Verdict {
     g.make("R1")?;
     // The capture is real: what the operator did until now does not work.
     for space in ["lan", "laptop"] {
@@ -197,7 +197,7 @@ fn diagnose_answers(g: &Ground<'_>) -> Verdict {
     g.heal_well()
 }
 
-fn remnants(g: &Ground<'_>) -> Verdict {
+pub(super) fn remnants(g: &Ground<'_>) -> Verdict {
     let before = g.snapshot()?;
     let invocation = "systemctl show -p InvocationID --value k3s-agent";
     let was = g.sh(invocation)?;
@@ -215,7 +215,7 @@ fn remnants(g: &Ground<'_>) -> Verdict {
     if was == is { Ok(()) } else { Err("k3s-agent was restarted for harmless remnants".to_owned()) }
 }
 
-fn undone(g: &Ground<'_>) -> Verdict {
+pub(super) fn undone(g: &Ground<'_>) -> Verdict {
     g.make("R3")?;
     let sick = g.snapshot()?;
     g.heal_well()?;
@@ -232,7 +232,7 @@ fn undone(g: &Ground<'_>) -> Verdict {
     g.heal_well()
 }
 
-fn contained(g: &Ground<'_>) -> Verdict {
+pub(super) fn contained(g: &Ground<'_>) -> Verdict {
     const ANSWERS: &str = "curl -sk -m 2 -o /dev/null https://203.0.113.10:6443/readyz";
     let before = g.snapshot()?;
     g.make("R10")?;

@@ -6,6 +6,7 @@ mod ground;
 mod heal;
 mod last;
 mod near_miss;
+mod real;
 mod refusal;
 
 use std::time::Instant;
@@ -13,6 +14,7 @@ use std::time::Instant;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::progress::Progress;
+use crate::state::Gear;
 pub use crash::ended as recovered_or_as_it_was;
 pub use ground::{Ground, NODE};
 
@@ -33,11 +35,13 @@ impl std::fmt::Debug for Case {
     }
 }
 
-/// Every case, in the order in which they are tried: first that it works at all, last what leaves most behind.
+/// Every case of a gear, in the order in which they are tried: first that it works at all, last what leaves most behind.
 #[must_use]
-pub fn all() -> Vec<Case> {
-    [heal::CASES, near_miss::CASES, refusal::CASES, crash::CASES, last::CASES, alone::CASES]
-        .concat()
+pub fn all(gear: Gear) -> Vec<Case> {
+    match gear {
+        Gear::Quick => [heal::CASES, near_miss::CASES, refusal::CASES, crash::CASES, last::CASES, alone::CASES].concat(),
+        Gear::Real => real::CASES.to_vec(),
+    }
 }
 
 /// What a round of trials came to.
@@ -50,11 +54,36 @@ pub struct Summary {
     pub again: usize,
 }
 
+impl Summary {
+    /// Adds another round's.
+    pub fn take(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.left_out += other.left_out;
+        self.again += other.again;
+    }
+
+    /// Adds what came of one case that is tried by itself.
+    pub fn note(&mut self, name: &str, seen: Verdict, progress: &Progress) {
+        match seen {
+            Ok(()) => {
+                progress.say(format!("test {name} ... ok"));
+                self.passed += 1;
+            }
+            Err(why) => {
+                progress
+                    .say(format!("test {name} ... FAILED\n    {}", why.replace('\n', "\n    ")));
+                self.failed.push((name.to_owned(), why));
+            }
+        }
+    }
+}
+
 /// Tries every case whose name contains one of the filters (all, without filters).
 pub fn run(lab: &Lab, filters: &[String], progress: &Progress) -> Result<Summary> {
     let mut summary = Summary::default();
     let ground = Ground::new(lab, progress)?;
-    for case in all() {
+    for case in all(lab.state.gear) {
         if !filters.is_empty() && !filters.iter().any(|f| case.name.contains(f.as_str())) {
             summary.left_out += 1;
             continue;

@@ -42,7 +42,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// The state stands, the operator says heal, and no foreign byte changes.
-fn left_alone(g: &Ground<'_>, fault: &str, verdict: &str) -> Verdict {
+pub(super) fn left_alone(g: &Ground<'_>, fault: &str, verdict: &str) -> Verdict {
     g.lay(fault)?;
     let healthy = g.snapshot()?;
     g.make(fault)?;

@@ -1,4 +1,4 @@
-//! `cargo lab kubectl` and `culprit`: what is done to the real cluster.
+//! `cargo lab kubectl`, `culprit` and `parts`: what is done to the real cluster, and for it.
 
 use std::process::ExitCode;
 
@@ -35,4 +35,17 @@ pub fn culprit(args: &Culprit, progress: &Progress) -> anyhow::Result<()> {
 pub fn kubectl(args: &[String]) -> anyhow::Result<ExitCode> {
     Lab::open()?;
     Ok(code_of(real::cluster::kubectl_here(args)?))
+}
+
+/// Arguments of `parts`.
+#[derive(Debug, clap::Args)]
+pub struct Parts {
+    /// Install missing packages without asking
+    #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
+    yes: bool,
+}
+
+/// Builds what the real gear is made of.
+pub fn parts(args: &Parts, progress: &Progress) -> anyhow::Result<()> {
+    Ok(real::ahead::build(args.yes, progress)?)
 }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use lifeline_lab::progress::Progress;
 use lifeline_lab::state::Gear;
 use lifeline_lab::{incident, real};
@@ -36,5 +37,10 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<()> {
         Gear::Real => real::incident::tell(lab, &args.report, progress),
     })?;
     print!("{}", incident::table(&acts));
+    if gear == Gear::Real
+        && let Err(wrong) = real::incident::judge(&acts)
+    {
+        bail!("it did not end as it must:\n{wrong}");
+    }
     Ok(())
 }

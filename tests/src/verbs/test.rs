@@ -5,10 +5,17 @@
 use std::process::ExitCode;
 
 use lifeline_lab::progress::Progress;
+use lifeline_lab::real::ahead::Ahead;
 use lifeline_lab::state::Gear;
-use lifeline_lab::trial;
+use lifeline_lab::trial::{self, Summary};
+use lifeline_lab::{incident, real, traces};
 
 use super::{raised, workspace};
+
+/// The incident among the cases of the real gear.
+const INCIDENT: &str =
+    "real_incident_by_hand_leaves_its_marks_and_by_operator_the_node_is_as_it_was";
+const GONE: &str = "real_down_leaves_no_process_namespace_mount_cgroup_or_device";
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -21,28 +28,78 @@ pub struct Args {
     /// Only the live cases
     #[arg(long)]
     live: bool,
+    /// Only the live cases of the real cluster, and the incident told there
+    #[arg(long)]
+    real: bool,
+    /// Everything: first all of the above without --real, then all with it
+    #[arg(long, conflicts_with = "real")]
+    both: bool,
     /// Name the live cases
     #[arg(long)]
     list: bool,
     /// Leave the lab up afterwards
-    #[arg(long)]
+    #[arg(long, conflicts_with = "both")]
     keep: bool,
 }
 
 /// Runs the workspace's tests and the live cases.
 pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
+    let gears: &[Gear] = match (args.real, args.both) {
+        (true, _) => &[Gear::Real],
+        (_, true) => &[Gear::Quick, Gear::Real],
+        _ => &[Gear::Quick],
+    };
     if args.list {
-        trial::all().iter().for_each(|case| println!("{}", case.name));
+        let all = gears.iter().flat_map(|gear| trial::all(*gear));
+        all.for_each(|case| println!("{}", case.name));
+        args.both.then(|| println!("{INCIDENT}\n{GONE}"));
         return Ok(ExitCode::SUCCESS);
     }
-    if !args.live {
+    let ahead = if args.both { Some(Ahead::begin(args.yes)?) } else { None };
+    if !args.live && !args.real {
         workspace::test(progress)?;
     }
     workspace::build(progress)?;
-    let summary = raised(args.yes, args.keep, Gear::Quick, progress, |lab| {
-        Ok(trial::run(lab, &args.filters, progress)?)
-    })?;
+    let mut summary = Summary::default();
+    if !args.real {
+        summary.take(raised(args.yes, args.keep, Gear::Quick, progress, |lab| {
+            Ok(trial::run(lab, &args.filters, progress)?)
+        })?);
+    }
+    if let Some(ahead) = ahead {
+        ahead.done(progress)?;
+    }
+    if args.real || args.both {
+        summary.take(on_the_cluster(args, progress)?);
+    }
     Ok(told(&summary))
+}
+
+/// The cases of the real gear, then the incident on the same cluster, then what is left of all that.
+fn on_the_cluster(args: &Args, progress: &Progress) -> anyhow::Result<Summary> {
+    let wanted = |name: &str| {
+        args.filters.is_empty() || args.filters.iter().any(|f| name.contains(f.as_str()))
+    };
+    let mut summary = raised(args.yes, args.keep, Gear::Real, progress, |lab| {
+        let mut summary = trial::run(lab, &args.filters, progress)?;
+        if wanted(INCIDENT) {
+            let report = std::env::temp_dir().join("lifeline-incident-report.md");
+            let seen = real::incident::tell(lab, &report, progress)
+                .map_err(|error| format!("{error:#}"))
+                .and_then(|acts| {
+                    progress.say(format!("\n{}", incident::table(&acts)));
+                    real::incident::judge(&acts)
+                });
+            summary.note(INCIDENT, seen, progress);
+        }
+        Ok(summary)
+    })?;
+    if !args.keep && wanted(GONE) {
+        let left = traces::ours()?;
+        let seen = if left.is_empty() { Ok(()) } else { Err(left.join("\n")) };
+        summary.note(GONE, seen, progress);
+    }
+    Ok(summary)
 }
 
 /// The summary, its count alone on the last line.
