@@ -46,6 +46,8 @@ enum Verb {
     Culprit(verbs::cluster::Culprit),
     /// Show what a node's units say, or the control server and tailscaled of the exit machine
     Logs(verbs::place::Logs),
+    /// Dump what the kernel's own tools print of a node into a folder
+    Capture(verbs::place::Capture),
     /// Run kubectl on the laptop
     Kubectl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -108,6 +110,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::ByHand { node } => verbs::by_hand::run(&node, &progress)?,
         Verb::Culprit(args) => verbs::cluster::culprit(&args, &progress)?,
         Verb::Logs(args) => return verbs::place::logs(&args),
+        Verb::Capture(args) => verbs::place::capture(&args, &progress)?,
         Verb::Kubectl { args } => return verbs::cluster::kubectl(&args),
         Verb::Parts(args) => verbs::cluster::parts(&args, &progress)?,
         Verb::PowerCycle { node } => verbs::place::power_cycle(&node, &progress)?,

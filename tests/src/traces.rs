@@ -19,5 +19,5 @@ pub fn of(lab: &str) -> Result<Vec<String>> {
 
 /// Those of the lab this process has to do with.
 pub fn ours() -> Result<Vec<String>> {
-    of(&names::chosen())
+    of(names::chosen())
 }

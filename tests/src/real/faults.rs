@@ -1,13 +1,14 @@
 //! Faults of the catalogue that on the real cluster the real tailscaled makes, and how each is taken back.
 //!
-//! They bear the names of those that the quick gear makes with a stand-in, so that the same cases are tried on both. Where the
-//! kubelet is cut off, the workload is deleted right after the capture: an operator's first step, of which the node hears nothing.
+//! They bear the names of those that the quick gear makes with a stand-in, so that the same cases are tried on both. The workload
+//! stays in the cluster: its kubelet starts again what is stopped.
 
 use std::time::Duration;
 
 use super::culprit::{self, Variant, Worker};
 use crate::error::Result;
 use crate::faults::{Fault, Site, scrub, wait_for};
+use crate::witness::{Difference, Kind};
 
 /// An image that is there, a start, three seconds of the culprit's own, and its netmap.
 const CAPTURE: Duration = Duration::from_secs(45);
@@ -29,16 +30,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         id: "R1",
         title: "exit node, live daemon, LAN not allowed",
-        how: "the incident's DaemonSet on one worker, deleted when the node no longer hears of it",
-        verdict: "Captured",
-        near_miss: false,
-        ground: None,
-        strike: |site| orphaned(site, INCIDENT),
-        restore,
-    },
-    Fault {
-        id: "R1-kept",
-        title: "the same, and the DaemonSet stays: its kubelet starts again what is stopped",
         how: "the incident's DaemonSet on one worker",
         verdict: "Captured",
         near_miss: false,
@@ -53,7 +44,9 @@ pub const FAULTS: &[Fault] = &[
         verdict: "Captured",
         near_miss: false,
         ground: None,
-        strike: |site| orphaned(site, Variant { legacy: true, ..INCIDENT }),
+        strike: |site| {
+            captured(site, Variant { legacy: true, ..INCIDENT }, "default dev tailscale0")
+        },
         restore,
     },
     Fault {
@@ -63,7 +56,9 @@ pub const FAULTS: &[Fault] = &[
         verdict: "Captured",
         near_miss: false,
         ground: None,
-        strike: |site| orphaned(site, Variant { lan_access: true, ..INCIDENT }),
+        strike: |site| {
+            captured(site, Variant { lan_access: true, ..INCIDENT }, "default dev tailscale0")
+        },
         restore,
     },
     Fault {
@@ -131,19 +126,25 @@ fn captured(site: &Site, variant: Variant, route: &str) -> Result<()> {
     })
 }
 
-fn orphaned(site: &Site, variant: Variant) -> Result<()> {
-    captured(site, variant, "default dev tailscale0")?;
-    culprit::remove_set(false)
-}
-
 fn benign(site: &Site) -> Result<()> {
     captured(site, Variant { peers_only: true, ..INCIDENT }, "100.64.0.1")
 }
 
 fn remnants(site: &Site) -> Result<()> {
     benign(site)?;
+    let_go(site)
+}
+
+/// The cluster takes the workload away; its daemon is killed and leaves what it leaves.
+pub fn let_go(site: &Site) -> Result<()> {
     culprit::purge()?;
     gone(site)
+}
+
+/// The workload's own folders on the node: the kubelet made them, they hold its identity, and nobody takes them away.
+#[must_use]
+pub fn is_kept(difference: &Difference) -> bool {
+    difference.kind == Kind::Files && difference.to_string().contains("/tailscale-worker")
 }
 
 fn gone(site: &Site) -> Result<()> {

@@ -105,6 +105,7 @@ fn act(
             (PODS, view.pods_not_ready().to_string()),
             // It follows pods' addresses, which a rebooted node deals anew; a difference it is all the same.
             ("differences that are kube-proxy's own", rewritten(&left).to_string()),
+            ("folders that the workload keeps", kept(&left).to_string()),
         ];
         rows.extend(Way::ALL.map(|way| {
             let is = view.works(way).map_or("?", |is| if is { "works" } else { "dead" });
@@ -134,7 +135,10 @@ pub fn judge(acts: &[Act]) -> Result<(), String> {
     if hand.left.is_empty() {
         wrong.push("by hand left no mark: the comparison shows nothing".to_owned());
     }
-    let not_own = operator.left.iter().filter(|d| rewritten(std::slice::from_ref(d)) == 0);
+    let not_own = operator
+        .left
+        .iter()
+        .filter(|d| rewritten(std::slice::from_ref(*d)) == 0 && !super::faults::is_kept(d));
     wrong.extend(not_own.map(|d| format!("by operator differs from before: {d}")));
     for (what, is) in &operator.cluster {
         let bad = *what == PODS && is != "0"
@@ -144,6 +148,10 @@ pub fn judge(acts: &[Act]) -> Result<(), String> {
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+fn kept(left: &[witness::Difference]) -> usize {
+    left.iter().filter(|d| super::faults::is_kept(d)).count()
 }
 
 fn rewritten(left: &[witness::Difference]) -> usize {
@@ -211,18 +219,22 @@ pub fn ssh(lab: &Lab, from: &str, address: &str, command: &str) -> anyhow::Resul
     Ok(lab.space(from)?.exec_within(&argv, Duration::from_secs(15))?.ok())
 }
 
-/// First the workload, for a kubelet starts a stopped container again and with it the fault; then each worker by one command;
-/// last the namespace, which by then has nothing in it.
+/// Each worker by one command; then the namespace, whose kubelets hear of it again; then each worker once more, for a daemon that is
+/// killed with its container leaves its rules and chains behind.
 fn by_operator(lab: &Lab, report: &File, progress: &Progress) -> anyhow::Result<usize> {
-    let set = "kubectl -n tailscale-system delete daemonset tailscale-worker --wait=false";
-    laptop(lab, set, progress)?;
+    let heal = |node: &str| -> anyhow::Result<()> {
+        progress.say(format!("laptop$ ctl heal {node}"));
+        let out = lab.ctl(&["heal", node, "--yes"])?;
+        let said = if out.ok() { &out.stdout } else { &(out.stdout.clone() + &out.stderr) };
+        said.lines().for_each(|line| progress.say(format!("    {line}")));
+        Ok(())
+    };
     let healed = incident::by_operator(lab, report, progress)?;
-    progress.say(format!("laptop$ ctl heal {OTHER}"));
-    let other = lab.ctl(&["heal", OTHER, "--yes"])?;
-    let word = if other.ok() { "healed".to_owned() } else { other.stdout + &other.stderr };
-    progress.say(format!("    {OTHER}: {word}"));
+    heal(OTHER)?;
     laptop(lab, "kubectl delete namespace tailscale-system --timeout=25s", progress)?;
-    Ok(healed + 3)
+    heal(NODE)?;
+    heal(OTHER)?;
+    Ok(healed + 4)
 }
 
 /// Objects of the culprit that are in etcd without their namespace.

@@ -14,7 +14,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "the_operator_drops_off_in_the_middle_and_the_heal_goes_on",
-        run: operator_drops_off,
+        run: |g| operator_drops_off(g, "R1"),
     },
 ];
 
@@ -29,10 +29,14 @@ fn entries(g: &Ground<'_>) -> std::result::Result<usize, String> {
 
 /// Starts a heal, kills the agent when `nth` entries have been written, and sees how it ends after systemd has started it
 /// again. False when the heal had ended before.
-pub(super) fn kill_at(g: &Ground<'_>, nth: usize) -> std::result::Result<bool, String> {
+pub(super) fn kill_at(
+    g: &Ground<'_>,
+    fault: &str,
+    nth: usize,
+) -> std::result::Result<bool, String> {
     let healthy = g.snapshot()?;
     let begun_with = entries(g)?;
-    g.make("R1")?;
+    g.make(fault)?;
     let sick = g.snapshot()?;
     let mut heal = g
         .lab
@@ -106,7 +110,7 @@ fn every_boundary(g: &Ground<'_>) -> Verdict {
     let mut boundaries = 0;
     for nth in 1..MOST {
         g.settled(Duration::from_secs(30))?;
-        if !kill_at(g, nth).map_err(|why| format!("killed after entry {nth}: {why}"))? {
+        if !kill_at(g, "R1", nth).map_err(|why| format!("killed after entry {nth}: {why}"))? {
             break;
         }
         boundaries = nth;
@@ -119,9 +123,9 @@ fn every_boundary(g: &Ground<'_>) -> Verdict {
     }
 }
 
-pub(super) fn operator_drops_off(g: &Ground<'_>) -> Verdict {
+pub(super) fn operator_drops_off(g: &Ground<'_>, fault: &str) -> Verdict {
     let before = g.snapshot()?;
-    g.make("R1")?;
+    g.make(fault)?;
     let mut heal = g
         .lab
         .ctl_command("laptop", &["heal", super::ground::NODE, "--yes", "--stability", "1s"])

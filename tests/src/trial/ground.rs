@@ -218,7 +218,7 @@ impl<'a> Ground<'a> {
         loop {
             let mut left = witness::diff(before, &self.snapshot()?);
             // Our own path may stand at another preference than before; that no guard is left is asked by itself.
-            left.retain(|d| !on_purpose(d) && !is_ours(d));
+            left.retain(|d| !on_purpose(d) && !is_ours(d) && !real::faults::is_kept(d));
             if left.is_empty() {
                 return Ok(());
             }

@@ -1,5 +1,6 @@
-//! `cargo lab shell`, `logs` and `power-cycle`: what is done to one place.
+//! `cargo lab shell`, `logs`, `capture` and `power-cycle`: what is done to one place.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -30,6 +31,21 @@ pub struct Logs {
     /// Go on as they come
     #[arg(short, long)]
     follow: bool,
+}
+
+/// Arguments of `capture`.
+#[derive(Debug, clap::Args)]
+pub struct Capture {
+    node: String,
+    /// The folder into which its dumps go
+    into: PathBuf,
+}
+
+/// Dumps what the kernel's tools print of a node.
+pub fn capture(args: &Capture, progress: &Progress) -> anyhow::Result<()> {
+    real::capture::take(&Lab::open()?.node(&args.node)?, &args.into)?;
+    progress.say(format!("{}: dumped into {}", args.node, args.into.display()));
+    Ok(())
 }
 
 /// Runs a command, or a shell.

@@ -10,7 +10,7 @@
 //! - interface indices: CNI's veths get new ones; interfaces are compared by name;
 //! - IPv6 link-local addresses of devices without a link address of their own (`stable-privacy`): random per device. They
 //!   only appear in tables `local` and are dropped there with their device named;
-//! - processes: kernel threads, what the look itself runs, shells and what systemd runs for a moment (`TRANSIENT`);
+//! - processes: kernel threads, what the look itself runs, shells and what systemd (`TRANSIENT`) and sample pods (`ASKING`) run for a moment;
 //!   pids are left out, so that a restarted unit is no difference but a missing one is;
 //! - a table or chain of iptables that is empty, built-in and accepts is the same as one that is not there: a tool's look makes it;
 //! - legacy tables are read only when the kernel already has them, because `iptables-legacy-save` would make them.
