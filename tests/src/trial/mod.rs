@@ -39,7 +39,10 @@ impl std::fmt::Debug for Case {
 #[must_use]
 pub fn all(gear: Gear) -> Vec<Case> {
     match gear {
-        Gear::Quick => [heal::CASES, near_miss::CASES, refusal::CASES, crash::CASES, last::CASES, alone::CASES].concat(),
+        Gear::Quick => {
+            [heal::CASES, near_miss::CASES, refusal::CASES, crash::CASES, last::CASES, alone::CASES]
+                .concat()
+        }
         Gear::Real => real::CASES.to_vec(),
     }
 }
