@@ -12,6 +12,7 @@ pub mod culprit;
 pub mod disk;
 pub mod faults;
 pub mod flannel;
+pub mod go;
 pub mod ground;
 pub mod image;
 pub mod incident;

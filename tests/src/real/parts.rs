@@ -11,16 +11,15 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::go;
 use crate::error::{Doing, LabError, Result};
 use crate::progress::Progress;
-use crate::{parts, root, run};
+use crate::{root, run};
 
 /// Raised when the way a part is built changes in a way its files do not show.
 const FORMAT: u32 = 1;
 /// Six times of what it takes on two cores: a machine that needs longer is not building.
 const LIMIT: Duration = Duration::from_secs(3600);
-/// From here on Go fetches the release a module asks for by itself, as a module with a checksum.
-const OLDEST: (u32, u32) = (1, 21);
 
 /// The lock's name, and the beginning of the folders'.
 const KIND: &str = "part";
@@ -122,7 +121,7 @@ pub fn ensure(progress: &Progress, yes: bool) -> Result<Programs> {
     let _lock = root::lock(&cache, KIND, progress)?;
     missing.retain(|(part, dir)| !part.programs.iter().all(|p| dir.join(p).is_file()));
     if !missing.is_empty() {
-        let go = go(progress, yes)?;
+        let go = go::ensure(&newest(&sources)?, progress, yes)?;
         root::clear(&cache, KIND)?;
         for (part, dir) in &missing {
             build(part, &sources.join(part.name), dir, &go, progress)?;
@@ -237,6 +236,16 @@ fn follow(
     last
 }
 
+/// The newest Go release that a part asks for.
+fn newest(sources: &Path) -> Result<String> {
+    let mut asked = Vec::new();
+    for part in &PARTS {
+        asked.push(version(&sources.join(part.name), "go")?);
+    }
+    let number = |v: &String| v.split('.').map(|n| n.parse().unwrap_or(0)).collect::<Vec<u32>>();
+    Ok(asked.into_iter().max_by_key(number).unwrap_or_default())
+}
+
 /// The version that go.mod asks for; it stands nowhere else.
 pub fn version(source: &Path, module: &str) -> Result<String> {
     let path = source.join("go.mod");
@@ -246,51 +255,6 @@ pub fn version(source: &Path, module: &str) -> Result<String> {
         (words.first() == Some(&module)).then(|| words.get(1).map(|w| (*w).to_owned()))?
     });
     found.ok_or_else(|| LabError::Refused(format!("{} asks for no {module}", path.display())))
-}
-
-/// A Go that can build the parts: one that is there, or the system's package.
-fn go(progress: &Progress, yes: bool) -> Result<PathBuf> {
-    let near = ["/usr/local/go/bin/go", "/usr/lib/go/bin/go", "/snap/bin/go"].map(PathBuf::from);
-    let path = std::env::var("PATH").unwrap_or_default();
-    let all = || path.split(':').map(|d| Path::new(d).join("go")).chain(near.iter().cloned());
-    let mut seen = Vec::new();
-    for go in all().filter(|p| p.is_file()) {
-        match release(&go) {
-            Some(found) if found >= OLDEST => return Ok(go),
-            Some((major, minor)) => seen.push(format!("{} is {major}.{minor}", go.display())),
-            None => seen.push(format!("{} does not say its version", go.display())),
-        }
-    }
-    let wanted = format!("{}.{}", OLDEST.0, OLDEST.1);
-    let hint = format!("install Go {wanted} or newer from https://go.dev/dl into /usr/local/go");
-    let there = if seen.is_empty() { "there is none".to_owned() } else { seen.join(", ") };
-    let what = format!("building Kubernetes needs Go {wanted} or newer: {there}");
-    if packaged().is_some_and(|p| p >= OLDEST) {
-        parts::install(progress, &["golang-go"], yes)?;
-        if let Some(go) = all().find(|g| release(g).is_some_and(|r| r >= OLDEST)) {
-            return Ok(go);
-        }
-    }
-    Err(LabError::Missing { what, hint })
-}
-
-fn release(go: &Path) -> Option<(u32, u32)> {
-    let mut command = Command::new(go);
-    command.args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local");
-    parse(run::run(&mut command, run::LIMIT, None).ok()?.stdout.trim().strip_prefix("go")?)
-}
-
-/// The release that the system's package would bring.
-fn packaged() -> Option<(u32, u32)> {
-    let out = run::host("apt-cache", &["policy", "golang-go"]).ok()?;
-    let line = out.stdout.lines().find_map(|l| l.trim().strip_prefix("Candidate: "))?;
-    parse(line.rsplit(':').next()?)
-}
-
-fn parse(version: &str) -> Option<(u32, u32)> {
-    let digits = |s: &str| s.chars().take_while(char::is_ascii_digit).collect::<String>();
-    let mut parts = version.split('.').map(|p| digits(p).parse::<u32>().ok());
-    Some((parts.next()??, parts.next()??))
 }
 
 #[cfg(test)]
@@ -303,7 +267,7 @@ mod tests {
         for part in &PARTS {
             let dir = sources.join(part.name);
             let version = version(&dir, part.version_of).unwrap();
-            assert!(version.starts_with('v') && parse(&version[1..]).is_some(), "{version}");
+            assert!(version.starts_with('v') && go::parse(&version[1..]).is_some(), "{version}");
             assert!(dir.join("go.sum").is_file(), "{}", part.name);
         }
     }
@@ -321,10 +285,9 @@ mod tests {
     }
 
     #[test]
-    fn releases_are_read_from_gos_own_words_and_from_debians() {
-        assert_eq!(parse("1.26.8"), Some((1, 26)));
-        assert_eq!(parse("1.24rc1"), Some((1, 24)));
-        assert_eq!(parse("1.19~1"), Some((1, 19)));
-        assert_eq!(parse("(none)"), None);
+    fn the_newest_release_any_part_asks_for_is_asked_for() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("parts");
+        let newest = newest(&sources).unwrap();
+        assert!(go::parse(&newest).is_some_and(|v| v >= (1, 26)), "{newest}");
     }
 }
