@@ -39,18 +39,20 @@ pub struct Call<'a> {
 /// Which way packets pass this chain; none when the kernel leads none into it.
 pub fn way(table: &NfTable, chain: &Chain) -> Option<Way> {
     let hook = match table.dialect {
-        Dialect::Iptables => chain.name.to_ascii_lowercase(),
-        Dialect::Nft => {
-            let mut words = chain.hook.as_deref()?.split(' ').skip_while(|w| *w != "hook");
-            String::from(words.nth(1)?)
-        }
+        Dialect::Iptables => chain.name.as_str(),
+        Dialect::Nft => chain.hook.as_deref()?.split(' ').skip_while(|w| *w != "hook").nth(1)?,
     };
-    match hook.as_str() {
-        "output" | "postrouting" => Some(Way::Out),
-        "input" | "prerouting" => Some(Way::In),
-        "forward" => Some(Way::Through),
+    match hook {
+        "output" | "postrouting" | "OUTPUT" | "POSTROUTING" => Some(Way::Out),
+        "input" | "prerouting" | "INPUT" | "PREROUTING" => Some(Way::In),
+        "forward" | "FORWARD" => Some(Way::Through),
         _ => None,
     }
+}
+
+/// The chains of a table that the kernel leads packets into: a handful, however many there are.
+pub fn bases(table: &NfTable) -> Vec<(&str, Way)> {
+    table.chains.iter().filter_map(|c| Some((c.name.as_str(), way(table, c)?))).collect()
 }
 
 /// Does what no rule decides get dropped here?
@@ -89,9 +91,12 @@ pub struct Refusal<'t> {
 /// The rules of a table that refuse a call, for certain or perhaps; those that only perhaps do it have to name it.
 pub fn refusals<'t>(table: &'t NfTable, call: &Call<'_>) -> Vec<Refusal<'t>> {
     let mut out: Vec<Refusal<'t>> = Vec::new();
-    for (at, rule) in table.rules.iter().enumerate() {
-        let base = table.chains.iter().find(|c| c.name == rule.chain);
-        let way = base.and_then(|c| way(table, c));
+    let bases = bases(table);
+    // Of many thousand rules few refuse anything, and only those are read.
+    let refuses =
+        |r: &NfRule| ["DROP", "REJECT", "drop", "reject"].iter().any(|w| r.spec.contains(w));
+    for (at, rule) in table.rules.iter().enumerate().filter(|(_, r)| refuses(r)) {
+        let way = bases.iter().find(|(name, _)| *name == rule.chain).map(|(_, way)| *way);
         if way == Some(Way::Through) {
             continue;
         }
@@ -121,13 +126,15 @@ pub fn refusals<'t>(table: &'t NfTable, call: &Call<'_>) -> Vec<Refusal<'t>> {
 /// Rules that give every new connection from outside another destination, whatever its port: all but, at most, what comes by one
 /// device.
 pub fn diversions(table: &NfTable) -> impl Iterator<Item = &NfRule> {
-    table.rules.iter().filter(|r| {
-        let chain = table.chains.iter().find(|c| c.name == r.chain);
-        let inbound = chain.is_some_and(|c| {
-            let hook = c.hook.as_deref().unwrap_or(&c.name).to_ascii_lowercase();
-            way(table, c) == Some(Way::In) && hook.contains("prerouting")
-        });
-        inbound && spec::diverts(table.dialect, &r.spec)
+    let hook = |c: &Chain| c.hook.as_deref().unwrap_or(&c.name).to_ascii_lowercase();
+    let inbound: Vec<&str> = table
+        .chains
+        .iter()
+        .filter(|c| way(table, c) == Some(Way::In) && hook(c).contains("prerouting"))
+        .map(|c| c.name.as_str())
+        .collect();
+    table.rules.iter().filter(move |r| {
+        inbound.contains(&r.chain.as_str()) && spec::diverts(table.dialect, &r.spec)
     })
 }
 

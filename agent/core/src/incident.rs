@@ -329,6 +329,11 @@ fn finish(
         Verdict::Healthy if incident.alone && incident.runs.is_empty() => {
             Climb::Close(Ending::Void, "it was gone before anything was done".to_string())
         }
+        // Well, and what an operator wanted gone is still there: that is no recovery.
+        Verdict::Healthy if spent => Climb::Close(
+            Ending::Unwell,
+            alloc::format!("{}; it was tried {ATTEMPTS} times to mend it, in vain", diag.summary),
+        ),
         Verdict::Healthy => {
             // "Could not read" is never "nothing there": whether something was left behind cannot be said.
             let held = diag.held.iter().find(|h| h.fault == REMNANT);

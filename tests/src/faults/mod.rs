@@ -14,6 +14,7 @@ mod site;
 mod wg_quick;
 
 pub use daemon::scrub;
+pub use filter::remnants;
 pub use site::{Facts, Place, Remote, Site, wait_for};
 
 use crate::error::{LabError, Result};

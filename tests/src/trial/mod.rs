@@ -2,12 +2,15 @@
 
 mod alone;
 mod crash;
+mod filter;
 mod ground;
 mod heal;
+mod kubelet;
 mod last;
 mod near_miss;
 mod real;
 mod refusal;
+mod upstream;
 
 use std::time::Instant;
 
@@ -39,10 +42,18 @@ impl std::fmt::Debug for Case {
 #[must_use]
 pub fn all(gear: Gear) -> Vec<Case> {
     match gear {
-        Gear::Quick => {
-            [heal::CASES, near_miss::CASES, refusal::CASES, crash::CASES, last::CASES, alone::CASES]
-                .concat()
-        }
+        Gear::Quick => [
+            heal::CASES,
+            near_miss::CASES,
+            filter::CASES,
+            kubelet::CASES,
+            upstream::CASES,
+            refusal::CASES,
+            crash::CASES,
+            last::CASES,
+            alone::CASES,
+        ]
+        .concat(),
         Gear::Real => real::CASES.to_vec(),
     }
 }

@@ -1,0 +1,34 @@
+//! From rung to rung: a repair that never took is no recovery, however well the node is.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod case;
+
+use lifeline_core::engine::Ending;
+use lifeline_core::incident::{ATTEMPTS, Climb, Incident, Run, climb};
+use lifeline_core::judge::judge;
+use lifeline_core::plan::{Consent, Rung};
+use lifeline_core::policy::Policy;
+use std::path::Path;
+
+#[test]
+fn what_could_not_be_cleaned_however_often_it_was_tried_is_no_recovery() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/r3-remnants");
+    let (mut seen, base) = (case::observation(&case).unwrap(), case::baseline_of(&case).unwrap());
+    let policy = Policy::default();
+    let diag = judge(&seen, &base, &policy);
+    seen.taken.boot = "b".into();
+    let stamp = seen.taken.clone();
+    let all = Consent { rung: 4, ..Consent::default() };
+    let mut incident = Incident::new("i".into(), stamp, "o".into(), all, 0);
+    for n in 0..ATTEMPTS {
+        let next = climb(&mut incident, &seen, &base, &policy, &diag);
+        assert!(matches!(next, Climb::Plan(_) | Climb::Ask(..)), "try {n}: {next:?}");
+        let (id, ending) = (n.to_string(), Ending::RolledBack);
+        incident.runs.push(Run { id, rung: Rung::Clean, ending, at: seen.taken.clone() });
+        seen.taken.ms += 60_000;
+    }
+    match climb(&mut incident, &seen, &base, &policy, &diag) {
+        Climb::Close(Ending::Unwell, why) => assert!(why.contains("in vain"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,215 @@
+//! The kubelet's unit in every bad state, on a live node; asserted with systemctl, busctl, ss and curl.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::ground::{NODE, told};
+use super::{Case, Ground, Verdict};
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "K1_a_unit_that_was_stopped_is_started",
+        run: |g| started(g, "systemctl stop k3s-agent", ""),
+    },
+    Case { name: "K1_a_unit_in_its_start_limit_is_started", run: start_limit },
+    Case { name: "K1_a_masked_unit_is_said_and_not_started", run: masked },
+    Case { name: "K2_a_unit_that_hangs_in_its_start_holds_nobody_up", run: hanging },
+    Case { name: "K3_a_broken_configuration_is_started_once_and_its_words_are_told", run: broken },
+    Case {
+        name: "K4_a_kubelet_with_dead_connections_renews_its_lease_again",
+        run: dead_connections,
+    },
+    Case { name: "K5_a_port_that_accepts_while_tls_hangs_is_no_success", run: tcp_only },
+];
+
+const STATE: &str = "systemctl show -p ActiveState --value k3s-agent";
+const UNIT: &str = "/etc/systemd/system/k3s-agent.service";
+const DROP_IN: &str = "/run/systemd/system/k3s-agent.service.d";
+
+fn is_active(g: &Ground<'_>) -> Verdict {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let state = g.sh(STATE)?;
+        if state.trim() == "active" {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(format!("k3s-agent is {}", state.trim()));
+        }
+        thread::sleep(Duration::from_millis(300));
+    }
+}
+
+fn with_drop_in(g: &Ground<'_>, text: &str, case: impl FnOnce() -> Verdict) -> Verdict {
+    g.sh(&format!(
+        "mkdir -p {DROP_IN}; printf '{text}' > {DROP_IN}/lab.conf; systemctl daemon-reload"
+    ))?;
+    let seen = case();
+    g.sh(&format!(
+        "rm -rf {DROP_IN}; systemctl daemon-reload; systemctl reset-failed k3s-agent; systemctl restart k3s-agent"
+    ))?;
+    is_active(g)?;
+    seen
+}
+
+fn started(g: &Ground<'_>, how: &str, back: &str) -> Verdict {
+    let before = g.snapshot()?;
+    g.sh(how)?;
+    let seen =
+        g.expect_verdict("KubeletStuck").and_then(|()| g.heal_well()).and_then(|()| is_active(g));
+    if !back.is_empty() {
+        g.sh(back)?;
+    }
+    seen?;
+    g.expect_same(&before)
+}
+
+fn start_limit(g: &Ground<'_>) -> Verdict {
+    // It may fail twice in a minute; then whatever made it fail is put right.
+    let limit = "[Unit]\\nStartLimitIntervalSec=300\\nStartLimitBurst=2\\n[Service]\\nRestartSec=100ms\\nExecStartPre=/usr/bin/test -e /run/lab-k3s-may\\n";
+    with_drop_in(g, limit, || {
+        g.sh("rm -f /run/lab-k3s-may; systemctl restart k3s-agent || true; sleep 2")?;
+        let result = g.sh("systemctl show -p ActiveState -p Result --value k3s-agent")?;
+        if !result.contains("failed") {
+            return Err(format!("it is not in its start limit: {result}"));
+        }
+        g.sh("touch /run/lab-k3s-may")?;
+        // Nobody may start it until its counter is forgotten.
+        if g.node()?.sh("systemctl start k3s-agent").map_err(told)?.ok() {
+            return Err("systemctl starts it: it is not in its start limit".to_owned());
+        }
+        g.expect_verdict("KubeletStuck")?;
+        g.heal_well()?;
+        is_active(g)
+    })
+}
+
+fn masked(g: &Ground<'_>) -> Verdict {
+    // `systemctl mask` refuses a unit that lives in /etc.
+    g.sh(&format!("systemctl stop k3s-agent; mv {UNIT} /run/lab-unit; ln -s /dev/null {UNIT}; systemctl daemon-reload"))?;
+    let seen = (|| {
+        g.expect_verdict("KubeletStuck")?;
+        let said = g.ctl_json(&["diagnose", NODE, "-o", "json"])?.to_string();
+        if !said.contains("masked") {
+            return Err(format!("it is not said: {said}"));
+        }
+        if g.heal()?.ok() {
+            return Err("it claims to have healed".to_owned());
+        }
+        let state = g.sh(STATE)?;
+        if state.trim() == "inactive" { Ok(()) } else { Err(format!("it is {state}")) }
+    })();
+    g.sh(&format!(
+        "rm -f {UNIT}; mv /run/lab-unit {UNIT}; systemctl daemon-reload; systemctl start k3s-agent"
+    ))?;
+    is_active(g)?;
+    seen
+}
+
+fn hanging(g: &Ground<'_>) -> Verdict {
+    // Never ready, as a Type=notify unit may be for ever.
+    let hang = "[Service]\\nExecStart=\\nExecStart=/bin/sleep 1000\\n";
+    with_drop_in(g, hang, || {
+        g.sh("systemctl restart --no-block k3s-agent; sleep 1")?;
+        let begun = Instant::now();
+        let state = g.sh(STATE)?;
+        g.verdict()?;
+        if begun.elapsed() > Duration::from_secs(10) {
+            return Err(format!("diagnose took {} s", begun.elapsed().as_secs()));
+        }
+        if state.trim() != "activating" {
+            return Err(format!("it is {state}"));
+        }
+        // The lease tells, once it is stale.
+        let until = Instant::now() + Duration::from_secs(45);
+        while g.verdict()? != "KubeletStuck" {
+            if Instant::now() > until {
+                return Err("it is never said".to_owned());
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+        let begun = Instant::now();
+        let out = g.heal()?;
+        if out.ok() || out.timed_out || begun.elapsed() > Duration::from_secs(110) {
+            return Err(format!("{:?} after {} s", out.code, begun.elapsed().as_secs()));
+        }
+        Ok(())
+    })
+}
+
+fn broken(g: &Ground<'_>) -> Verdict {
+    let bad = "[Service]\\nExecStart=\\nExecStart=/usr/local/bin/k3s agent --flanel-iface=eth0\\n";
+    with_drop_in(g, bad, || {
+        g.sh("systemctl restart --no-block k3s-agent; sleep 27")?;
+        g.expect_verdict("KubeletStuck")?;
+        let said = g.ctl_json(&["diagnose", NODE, "-o", "json"])?.to_string();
+        if !said.contains("flanel-iface") {
+            return Err(format!("what it said is not told: {said}"));
+        }
+        let asked =
+            "journalctl -u lifeline-agent -o cat --no-pager | grep -c 'restart k3s-agent' || true";
+        let before: u32 = g.sh(asked)?.trim().parse().map_err(told)?;
+        let out = g.heal()?;
+        if out.ok() {
+            return Err("it claims to have healed".to_owned());
+        }
+        let after: u32 = g.sh(asked)?.trim().parse().map_err(told)?;
+        let runs = g.ctl_json(&["history", NODE, "-o", "json"])?;
+        let runs = super::ground::find(&runs, "runs").and_then(|r| r.as_array().map(Vec::len));
+        if runs != Some(1) {
+            return Err(format!("{runs:?} runs, {before} to {after} lines: once is enough"));
+        }
+        Ok(())
+    })
+}
+
+fn dead_connections(g: &Ground<'_>) -> Verdict {
+    // Everything between the node and the API server is dropped until the lease is stale and connections hang; then it is let through.
+    let gateway = g.lab.space(crate::topology::GATEWAY).map_err(told)?;
+    let rule = |verb: &str| {
+        let line = format!(
+            "iptables-nft -w {verb} FORWARD -s 192.168.2.80 -d 203.0.113.10 -p tcp --dport 6443 -j DROP"
+        );
+        gateway
+            .exec(&line.split(' ').collect::<Vec<_>>())
+            .and_then(crate::run::Output::success)
+            .map_err(told)
+    };
+    rule("-I")?;
+    thread::sleep(Duration::from_secs(30));
+    let during = g.verdict();
+    rule("-D")?;
+    if during.as_deref() != Ok("Upstream") {
+        return Err(format!("while it was dropped on the way: {during:?}"));
+    }
+    // Whether the kubelet comes back by itself or is helped, its lease is renewed in the end and the node is well.
+    g.heal_well()?;
+    g.settled(Duration::from_secs(30))
+}
+
+fn tcp_only(g: &Ground<'_>) -> Verdict {
+    // The balancer's port accepts, as it always does; behind it nothing answers TLS.
+    let gateway = g.lab.space(crate::topology::GATEWAY).map_err(told)?;
+    let before = g.snapshot()?;
+    let rule = |verb: &str| {
+        // Data packets to the API server are lost, handshakes of TCP pass.
+        let line = format!(
+            "iptables-nft -w {verb} FORWARD -s 192.168.2.80 -d 203.0.113.10 -p tcp --dport 6443 -m length --length 90:65535 -j DROP"
+        );
+        gateway
+            .exec(&line.split(' ').collect::<Vec<_>>())
+            .and_then(crate::run::Output::success)
+            .map_err(told)
+    };
+    rule("-I")?;
+    let seen = (|| {
+        g.sh("timeout 3 sh -c 'exec 3<>/dev/tcp/203.0.113.10/6443' 2>/dev/null || timeout 3 bash -c 'exec 3<>/dev/tcp/203.0.113.10/6443'")
+            .map_err(|why| format!("TCP does not connect: {why}"))?;
+        g.expect_verdict("Upstream")?;
+        g.heal()?;
+        g.expect_same(&before)
+    })();
+    rule("-D")?;
+    g.settled(Duration::from_secs(60))?;
+    seen
+}
