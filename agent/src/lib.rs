@@ -7,6 +7,7 @@ pub mod alone;
 pub mod children;
 pub mod clock;
 pub mod config;
+pub mod event;
 pub mod guard;
 pub mod hints;
 pub mod journal;

@@ -4,6 +4,7 @@
 //! No reader ever waits for a recovery.
 
 use crate::clock::Clock;
+use crate::event;
 use crate::lines;
 use crate::runs::Node;
 use crate::store::Store;
@@ -134,7 +135,15 @@ impl<N: Node> Sight<N> {
             let now = (glance.diagnosis.verdict, glance.diagnosis.guarded);
             let news = said.replace(now) != Some(now);
             if news {
-                tracing::info!(guarded = now.1, "{}: {}", now.0, glance.diagnosis.summary);
+                let d = &glance.diagnosis;
+                let (verdict, guarded) =
+                    (d.verdict.to_string(), if d.guarded { ", guarded" } else { "" });
+                let about = event::About {
+                    verdict: Some(&verdict),
+                    fault: d.findings.first().map(|f| f.fault.as_str()),
+                    ..event::About::default()
+                };
+                event::tell(&event::VERDICT, about, &format!("{verdict}{guarded}: {}", d.summary));
             }
             self.learn(&glance).await;
             pace.looked(began.elapsed(), news);

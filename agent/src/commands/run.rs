@@ -8,6 +8,7 @@ use lifeline_agent::act::timer::Outside;
 use lifeline_agent::alone::Alone;
 use lifeline_agent::clock::Clock;
 use lifeline_agent::config::{Config, PORT};
+use lifeline_agent::event;
 use lifeline_agent::guard::{Guard, Order};
 use lifeline_agent::hints;
 use lifeline_agent::lines::DEADLINE;
@@ -82,7 +83,10 @@ pub fn speak() {
     let registry = tracing_subscriber::registry().with(filter);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let journal = std::env::var_os("JOURNAL_STREAM")
+        .and_then(|_| tracing_journald::layer().ok())
+        // Fields are named as they are to be found: MESSAGE_ID, LIFELINE_NODE.
+        .map(|journal| journal.with_field_prefix(None));
     match journal {
         Some(journal) => registry.with(journal).init(),
         None => registry.with(stderr).init(),
@@ -153,6 +157,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         .clone()
         .or_else(|| Some(first.seen.cluster.node.clone()).filter(|n| !n.is_empty()));
     let name = plain(&name.unwrap_or_else(host_name));
+    event::of_node(&name);
     let parts = Parts {
         node: node.clone(),
         sight: sight.clone(),
@@ -203,6 +208,14 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         stop.subscribe(),
     )));
     tell(&[NotifyState::Ready]);
+    let verdict = first.diagnosis.verdict.to_string();
+    let about = event::About { verdict: Some(&verdict), ..event::About::default() };
+    let words = format!(
+        "lifeline-agent {} is ready: {}",
+        env!("CARGO_PKG_VERSION"),
+        first.diagnosis.summary
+    );
+    event::tell(&event::READY, about, &words);
 
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;

@@ -5,6 +5,7 @@
 
 mod hands;
 
+use crate::event;
 use crate::netlink::{Kernel, NetlinkError};
 use hands::Quick;
 use lifeline_core::baseline::Baseline;
@@ -83,6 +84,31 @@ pub enum Note {
         /// What, and why.
         why: String,
     },
+}
+
+impl Note {
+    /// Its kind, and the whole of it in words.
+    fn told(&self) -> (&'static event::Kind, String) {
+        match self {
+            Self::Raised { captors, .. } => {
+                (&event::RAISED, format!("the guard stands, against {}", captors.join("; ")))
+            }
+            Self::Renewed { rules } => (
+                &event::RENEWED,
+                format!("the guard was put back: {rules} rules of it were gone or passed by"),
+            ),
+            Self::Lowered => {
+                (&event::LOWERED, "the guard is lowered: it is not needed any more".to_owned())
+            }
+            Self::NoRoom { why } => {
+                (&event::HELPLESS, format!("the guard cannot be placed: {why}"))
+            }
+            Self::Trouble { why } => (
+                &event::HELPLESS,
+                format!("the guard could not be put in place, and is tried again: {why}"),
+            ),
+        }
+    }
 }
 
 /// The guard; its task ends when this is dropped, and what stands, stands.
@@ -270,7 +296,8 @@ impl Keeper {
             s.trouble = None;
         });
         if let Some(note) = note {
-            tracing::info!(?note, "guard");
+            let (kind, words) = note.told();
+            event::tell(kind, event::About::default(), &words);
             let _listeners = self.notes.send(note).ok();
         }
     }

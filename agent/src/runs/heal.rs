@@ -1,5 +1,6 @@
 //! One incident from its first look to its end: look, judge, climb, run the rung, and again.
 
+use crate::event;
 use crate::journal::{self, Disk, JournalError};
 use crate::runs::body::{Body, Heard};
 use crate::runs::book::{self, Asked, Book, Mark};
@@ -127,7 +128,13 @@ impl<N: Node> Inner<N> {
                 End::of(Ending::Held, format!("nothing more is done: {}", chain(&why)))
             }
         };
-        tracing::info!("incident {incident} ended: {}: {}", end.ending, end.text);
+        let about = event::About {
+            incident: Some(&incident),
+            ending: Some(end.ending),
+            ..event::About::default()
+        };
+        let words = format!("incident {incident} ended: {}: {}", end.ending, end.text);
+        event::tell(&event::ENDED, about, &words);
         let ending = end.ending.to_string();
         let mark = Mark::Ended { ending: ending.clone(), text: end.text, lacks: end.lacks };
         let number = told.story.next();
@@ -313,6 +320,15 @@ impl<N: Node> Inner<N> {
             }
         }
         let disk = Disk::create(&self.dir, run, self.clock.now(), plan.clone(), by).await?;
+        let about = event::About {
+            incident: Some(&told.story.incident),
+            run: Some(run),
+            rung: Some(plan.rung.word()),
+            fault: plan.findings.first().map(String::as_str),
+            ..event::About::default()
+        };
+        let (rung, n) = (plan.rung.word(), plan.steps.len());
+        event::tell(&event::RUN, about, &format!("run {run} opened: rung {rung}, {n} steps"));
         let heard = self.heard(told, disk, plan);
         heard.tell_last();
         self.drive(heard, hands).await
@@ -355,6 +371,14 @@ impl<N: Node> Inner<N> {
             tracing::warn!("{}", chain(&why));
         }
         let (id, rung) = (heard.disk.run().to_string(), heard.plan.rung);
+        let about = event::About {
+            incident: Some(&heard.story.incident),
+            run: Some(&id),
+            rung: Some(rung.word()),
+            ending: Some(tell::ending(ending)),
+            ..event::About::default()
+        };
+        event::tell(&event::RAN, about, &format!("run {id} ended: {}", tell::ending(ending)));
         Ok(Run { id, rung, ending, at: self.clock.now() })
     }
 

@@ -15,6 +15,7 @@ pub mod undo;
 
 use crate::alone;
 use crate::clock::Clock;
+use crate::event;
 use crate::journal;
 use crate::lines;
 use crate::roles::Operator;
@@ -366,7 +367,8 @@ impl<N: Node> Inner<N> {
         match Book::create(&self.dir, &self.clock, &incident, opened).await {
             Ok((book, line)) => {
                 story.push(What::Mark(line));
-                tracing::info!("incident {incident} opened by {by}");
+                let about = event::About { incident: Some(&incident), ..event::About::default() };
+                event::tell(&event::OPENED, about, &format!("incident {incident} opened by {by}"));
                 let (cancel, confirm) = (cancel.subscribe(), confirm.subscribe());
                 let told = heal::Told { book, story, cancel, confirm };
                 self.clone().start(told, by, request.asked);

@@ -7,6 +7,7 @@
 use crate::act::Hands;
 use crate::act::unit::{bus, call};
 use crate::clock::Clock;
+use crate::event;
 use crate::journal::{self, Disk, JournalError};
 use crate::lines::LinesError;
 use lifeline_core::clock::Stamp;
@@ -65,7 +66,10 @@ pub async fn undo(
         }
         match Disk::open(dir, run).await {
             Ok(mut disk) => {
-                tracing::warn!("run {run} was not confirmed and its agent is gone: it is undone");
+                let about = event::About { run: Some(run), ..event::About::default() };
+                let words =
+                    format!("run {run} was not confirmed and its agent is gone: it is undone");
+                event::tell(&event::OVERDUE, about, &words);
                 let mut host = Alone { hands, clock };
                 return engine::run(&mut host, &mut disk).await.map(Done::Undone);
             }

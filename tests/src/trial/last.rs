@@ -26,6 +26,7 @@ pub const CASES: &[Case] = &[
         run: |g| unconfirmed(g, Fate::Hangs),
     },
     Case { name: "N3_a_reset_that_is_confirmed_heals_and_stays", run: confirmed },
+    Case { name: "N3_the_journal_finds_a_heal_by_message_id_and_fields", run: journal },
     Case { name: "a_reset_is_never_taken_where_the_node_is_well", run: well },
     Case { name: "N3_what_only_a_reboot_heals_is_healed_by_a_reboot", run: by_reboot },
     Case { name: "reboots_have_a_budget_for_operators_too", run: budget },
@@ -206,6 +207,41 @@ fn confirmed(g: &Ground<'_>) -> Verdict {
         return Err("a run that has ended was confirmed".to_owned());
     }
     configure(g, false)
+}
+
+/// `journalctl` finds what was told, by fields alone, and the words are whole.
+fn journal(g: &Ground<'_>) -> Verdict {
+    g.make("R1")?;
+    g.heal_well()?;
+    let incident =
+        g.sh("basename $(ls -t /var/lib/lifeline/journal/*.incident | head -1) .incident")?;
+    let incident = incident.trim();
+    for (id, field, words) in [
+        (
+            "6816fe8added46439b75582cc6e4991a",
+            format!("LIFELINE_INCIDENT={incident}"),
+            "opened by operator alice",
+        ),
+        (
+            "99111c7f2666404dad7e3274e09cbe54",
+            "LIFELINE_RUNG=quiet".to_owned(),
+            "opened: rung quiet",
+        ),
+        ("178db39df3e14c00a24c5182afe4369d", format!("LIFELINE_INCIDENT={incident}"), "ended:"),
+        ("7e079527033b43b9a930ef63c339c2b6", "LIFELINE_ENDING=recovered".to_owned(), "recovered"),
+        ("ce269a532d794263b072cc11335fc58d", format!("LIFELINE_NODE={NODE}"), "Healthy: "),
+        (
+            "09411e08647c49de822070c8b1b52955",
+            format!("LIFELINE_NODE={NODE}"),
+            "the guard stands, against ",
+        ),
+    ] {
+        let found = g.sh(&format!("journalctl -b --no-pager -o cat MESSAGE_ID={id} {field}"))?;
+        if !found.contains(words) {
+            return Err(format!("{words:?} is not found by MESSAGE_ID={id} {field}: {found:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn well(g: &Ground<'_>) -> Verdict {
