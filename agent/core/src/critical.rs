@@ -79,7 +79,8 @@ pub fn destinations(s: Sources<'_>) -> Vec<(Role, Prefix, IpAddr)> {
         nobody
             || s.cluster.node_ip.is_some_and(of)
             || s.cluster.api.iter().any(|a| of(a.ip()))
-            || s.fdb.iter().any(|f| of(f.dst))
+            // A device's default entry names nobody.
+            || s.fdb.iter().any(|f| of(f.dst) && !f.dst.is_unspecified())
     };
     for family in Family::ALL.into_iter().filter(|f| used(*f)) {
         let default = unicast().filter(|r| r.family == family && r.dst.is_all());

@@ -1,25 +1,61 @@
 //! Faults in the machine's own rules and in its table `main`.
 
-use super::{Fault, site::Site};
+use std::time::Duration;
+
+use super::{
+    Fault,
+    site::{Site, wait_for},
+};
 use crate::error::Result;
+
+/// The unit of the VPN that is not Tailscale's.
+const VPN_UNIT: &str = "work-vpn.service";
+/// They refuse, and nothing critical.
+const HARMLESS: [&str; 3] =
+    ["unreachable 198.51.100.7", "blackhole 10.42.0.0/16", "prohibit default metric 4096"];
 
 /// The faults of this family.
 pub const FAULTS: &[Fault] = &[
     Fault {
         id: "R9",
-        title: "split default in main, as OpenVPN's def1 makes it",
-        how: "ip route add 0.0.0.0/1 and 128.0.0.0/1 through a tun",
+        title: "split default in main, as OpenVPN's def1 makes it, into a tunnel whose server does not answer",
+        how: "a process with a tun; ip route add 0.0.0.0/1 and 128.0.0.0/1 through it",
         verdict: "Captured",
         near_miss: false,
         ground: None,
         strike: |site| {
-            site.node.must("ip tuntap add dev tun0 mode tun")?;
-            site.node.must("ip addr add 10.8.0.2/24 dev tun0")?;
-            site.node.must("ip link set tun0 up")?;
+            let line = format!(
+                "systemd-run -q --collect --unit={VPN_UNIT} -- /usr/local/bin/lab standin tailnet-peer --listen 0.0.0.0:1194 \
+                 --tun tun0 --address 10.8.0.2 --routes 10.8.0.1 --to {}:1194",
+                site.facts.nobody
+            );
+            site.node.must(&line)?;
+            wait_for("the VPN has its tunnel", Duration::from_secs(5), || {
+                Ok(site.node.may("ip route show 10.8.0.1")?.stdout.contains("tun0"))
+            })?;
             site.node.must("ip route add 0.0.0.0/1 via 10.8.0.1 dev tun0")?;
             site.node.must("ip route add 128.0.0.0/1 via 10.8.0.1 dev tun0").map(drop)
         },
-        restore: |site| site.node.may("ip link del tun0").map(drop),
+        restore: |site| site.node.may(&format!("systemctl stop {VPN_UNIT}")).map(drop),
+    },
+    Fault {
+        id: "R9-replaced",
+        title: "the same without def1: the tunnel's default route in the place of the healthy one",
+        how: "ip route replace default through a tun",
+        verdict: "Captured",
+        near_miss: false,
+        ground: None,
+        strike: |site| {
+            let split = FAULTS.iter().find(|fault| fault.id == "R9");
+            split.map_or(Ok(()), |fault| (fault.strike)(site))?;
+            site.node.must("ip route replace default via 10.8.0.1 dev tun0")?;
+            site.node.must("ip route del 0.0.0.0/1")?;
+            site.node.must("ip route del 128.0.0.0/1").map(drop)
+        },
+        restore: |site| {
+            site.node.may(&format!("systemctl stop {VPN_UNIT}"))?;
+            default_back(site)
+        },
     },
     Fault {
         id: "R10",
@@ -96,6 +132,44 @@ pub const FAULTS: &[Fault] = &[
         },
         restore: |site| {
             site.node.may(&format!("ip route del blackhole {}", site.facts.api)).map(drop)
+        },
+    },
+    Fault {
+        id: "R12-pods",
+        title: "another node's pods are refused, in the place of flannel's route",
+        how: "ip route replace unreachable",
+        verdict: "Lost",
+        near_miss: false,
+        ground: None,
+        strike: |site| {
+            let Some(other) = site.facts.other_worker() else { return Ok(()) };
+            site.node.must(&format!("ip route del {}", other.pods))?;
+            site.node.must(&format!("ip route add unreachable {}", other.pods)).map(drop)
+        },
+        restore: |site| {
+            let Some(other) = site.facts.other_worker() else { return Ok(()) };
+            site.node.may(&format!("ip route del unreachable {}", other.pods))?;
+            super::overlay::route_back(site, other)
+        },
+    },
+    Fault {
+        id: "R12-elsewhere",
+        title: "a ban tool refuses an address of nobody's, and a null route stands behind what is better",
+        how: "ip route add unreachable for an address on the Internet, blackhole for all pods, prohibit default of a high metric",
+        verdict: "Healthy",
+        near_miss: true,
+        ground: None,
+        strike: |site| {
+            for route in HARMLESS {
+                site.node.must(&format!("ip route add {route}"))?;
+            }
+            Ok(())
+        },
+        restore: |site| {
+            for route in HARMLESS {
+                site.node.may(&format!("ip route del {route}"))?;
+            }
+            Ok(())
         },
     },
     Fault {

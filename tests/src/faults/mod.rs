@@ -10,7 +10,9 @@ mod foreign;
 mod main_table;
 mod moved;
 mod overlay;
+mod selectors;
 mod site;
+mod six;
 mod wg_quick;
 
 pub use daemon::scrub;
@@ -53,6 +55,8 @@ pub fn all() -> Vec<Fault> {
         foreign::FAULTS,
         moved::FAULTS,
         overlay::FAULTS,
+        six::FAULTS,
+        selectors::FAULTS,
         filter::FAULTS,
     ]
     .concat();
@@ -114,10 +118,10 @@ mod tests {
     }
 
     #[test]
-    fn the_catalogues_rows_of_the_first_slice_are_all_here() {
+    fn the_catalogues_rows_of_routing_are_here() {
         for row in [
-            "R1", "R2", "R3", "R4", "R7", "R8", "R11", "R13", "R16", "R17", "R18", "R19", "R20",
-            "R21", "R22", "R23",
+            "R1", "R2", "R3", "R4", "R6", "R7", "R8", "R9", "R10", "R11", "R12", "R13", "R14",
+            "R15", "R16", "R17", "R18", "R19", "R20", "R21", "R22", "R23", "R24",
         ] {
             let has = |id: &str| id == row || id.starts_with(&format!("{row}-"));
             assert!(all().iter().any(|fault| has(fault.id)), "{row} is missing");

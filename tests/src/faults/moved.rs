@@ -69,6 +69,45 @@ pub const FAULTS: &[Fault] = &[
         },
     },
     Fault {
+        id: "R20-uplink",
+        title: "the uplink has failed over to another device, and it works",
+        how: "a macvlan beside eth0 gets an address of the network; ip route replace default by it",
+        verdict: "Moved",
+        near_miss: true,
+        ground: None,
+        strike: |site| {
+            let Site { facts, node, .. } = site;
+            node.must(&format!(
+                "ip link add link {} name wan1 type macvlan mode bridge",
+                facts.device
+            ))?;
+            node.must(&format!("ip addr add {}/24 dev wan1 noprefixroute", facts.spare))?;
+            node.must("ip link set wan1 up")?;
+            node.must(&format!("ip route replace default via {} dev wan1 onlink", facts.gateway))
+                .map(drop)
+        },
+        restore: |site| {
+            site.node.may("ip link del wan1")?;
+            default_back(site)
+        },
+    },
+    Fault {
+        id: "R20-api",
+        title: "the API server has been given another address",
+        how: "the server gets a second address; k3s-agent's endpoint is moved there",
+        verdict: "Healthy",
+        near_miss: true,
+        ground: None,
+        strike: |site| {
+            site.server.must(&format!("ip addr replace {}/24 dev eth0", site.facts.api_spare))?;
+            rehome(site, &site.facts.api_spare.to_string())
+        },
+        restore: |site| {
+            rehome(site, &site.facts.api.to_string())?;
+            site.server.may(&format!("ip addr del {}/24 dev eth0", site.facts.api_spare)).map(drop)
+        },
+    },
+    Fault {
         id: "R20-vpn",
         title: "a deliberate VPN that works",
         how: "a tunnel to the server's machine that really carries packets; everything default-routed goes through it",
@@ -119,11 +158,16 @@ fn over_tailscale(site: &Site) -> Result<()> {
     wait_for("the server answers through the tunnel", Duration::from_secs(10), || {
         Ok(site.node.may("ping -c 1 -W 1 100.64.0.1")?.ok())
     })?;
-    endpoint(site, "100.64.0.1")?;
+    rehome(site, "100.64.0.1")
+}
+
+/// The API server is reached at this address from now on, as k3s does it when the server's address changes.
+pub fn rehome(site: &Site, server: &str) -> Result<()> {
+    endpoint(site, server)?;
     site.node.must("timeout 20 systemctl restart k3s-agent").map(drop)
 }
 
-/// Writes the load balancer's endpoints, as k3s does when the server's address changes.
+/// Writes the load balancer's endpoints.
 fn endpoint(site: &Site, server: &str) -> Result<()> {
     let text = format!(
         "{{\"ServerURL\":\"https://{server}:6443\",\"ServerAddresses\":[\"{server}:6443\"]}}"

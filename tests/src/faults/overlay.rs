@@ -24,6 +24,21 @@ pub const FAULTS: &[Fault] = &[
         restore: |site| site.facts.remotes.iter().try_for_each(|remote| route_back(site, remote)),
     },
     Fault {
+        id: "R15-device",
+        title: "flannel's device is gone, with its address and the way to every other node's pods",
+        how: "ip link del flannel.1",
+        verdict: "Lost",
+        near_miss: false,
+        ground: None,
+        strike: |site| site.node.must("ip link del flannel.1").map(drop),
+        restore: |site| {
+            if !site.node.may("ip link show flannel.1")?.ok() {
+                site.node.must("timeout 20 systemctl restart k3s-agent")?;
+            }
+            Ok(())
+        },
+    },
+    Fault {
         id: "R21",
         title: "a node has left the cluster",
         how: "its pod route, neighbour and FDB entry are gone, as flannel removes them",
@@ -54,7 +69,8 @@ pub const FAULTS: &[Fault] = &[
     },
 ];
 
-fn route_back(site: &Site, remote: &Remote) -> Result<()> {
+/// A node's pod route as flannel makes it.
+pub fn route_back(site: &Site, remote: &Remote) -> Result<()> {
     let (pods, vtep) = (&remote.pods, &remote.vtep);
     site.node.must(&format!("ip route replace {pods} via {vtep} dev flannel.1 onlink")).map(drop)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Debug,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     thread,
     time::{Duration, Instant},
 };
@@ -86,8 +86,14 @@ pub struct Facts {
     pub nobody: Ipv4Addr,
     /// An address on that network for a second gateway.
     pub second: Ipv4Addr,
+    /// An address on that network for a second uplink of the node's.
+    pub spare: Ipv4Addr,
     /// The API server's machine.
     pub api: Ipv4Addr,
+    /// The same by IPv6.
+    pub api6: Ipv6Addr,
+    /// An address for the API server to move to.
+    pub api_spare: Ipv4Addr,
     /// The node's own pods.
     pub pods: String,
     /// The other nodes.
@@ -110,7 +116,10 @@ impl Facts {
             bridge: machine.net.bridge.to_owned(),
             nobody: machine.net.v4(77),
             second: machine.net.v4(254),
+            spare: machine.net.v4(180),
             api: topology::nodes().next().map_or(Ipv4Addr::UNSPECIFIED, Machine::v4),
+            api6: topology::nodes().next().map_or(Ipv6Addr::UNSPECIFIED, Machine::v6),
+            api_spare: topology::nodes().next().map_or(Ipv4Addr::UNSPECIFIED, |m| m.net.v4(11)),
             pods: format!("10.42.{}.0/24", machine.pods),
             remotes: topology::nodes()
                 .filter(|other| other.name != machine.name)

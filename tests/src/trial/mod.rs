@@ -10,6 +10,7 @@ mod last;
 mod near_miss;
 mod real;
 mod refusal;
+mod routing;
 mod upstream;
 
 use std::time::Instant;
@@ -44,6 +45,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
     match gear {
         Gear::Quick => [
             heal::CASES,
+            routing::CASES,
             near_miss::CASES,
             filter::CASES,
             kubelet::CASES,

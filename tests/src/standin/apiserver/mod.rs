@@ -41,8 +41,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The arguments; their defaults are where k3s keeps these things on a server.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Where to listen
-    #[arg(long, default_value = "0.0.0.0:6443")]
+    /// Where to listen: both families
+    #[arg(long, default_value = "[::]:6443")]
     listen: SocketAddr,
     /// The serving certificate
     #[arg(long, default_value = "/var/lib/rancher/k3s/server/tls/serving-kube-apiserver.crt")]

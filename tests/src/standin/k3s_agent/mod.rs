@@ -8,7 +8,8 @@
 //! - the tunnel to the server beside it, whose end closes the balancer's connections (`pkg/agent/tunnel`; `tunnel.rs`);
 //! - the kubelet's lease and status over one kept-open HTTP/2 connection through the balancer (`kubelet.rs`, `client.rs`);
 //! - healthz on 127.0.0.1:10248, green whatever the API server does;
-//! - at the start a full sync of the chains of kube-proxy, kubelet and flannel, and never those of the CNI plugins (`proxy.rs`).
+//! - at the start a full sync of the chains of kube-proxy, kubelet and flannel, and never those of the CNI plugins (`proxy.rs`);
+//! - flannel's device, when it is missing.
 //!
 //! It runs no containers.
 
@@ -21,7 +22,7 @@ pub(crate) mod tunnel;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -36,13 +37,22 @@ use tokio::{
 
 pub(crate) use self::{balancer::Balancer, client::Client, proxy::words};
 use super::http;
-use crate::say;
+use crate::{furniture, say};
 
 /// How long to wait between two tries to reach the API server at the start.
 pub(crate) const RETRY: Duration = Duration::from_secs(2);
 
 /// Where a k3s server takes the tunnel.
 const CONNECT: &str = "/v1-k3s/connect";
+
+/// Flannel's device with what hangs on it, when it is not there: flannel makes it when it starts, and never again
+/// (`pkg/backend/vxlan/vxlan.go`, `ensureLink`).
+fn overlay() -> crate::error::Result<()> {
+    if Path::new("/sys/class/net/flannel.1").exists() {
+        return Ok(());
+    }
+    furniture::tunnel(furniture::here()?).iter().try_for_each(|line| furniture::tool(line))
+}
 
 /// The arguments.
 #[derive(Debug, Clone, clap::Args)]
@@ -115,6 +125,9 @@ async fn agent(args: Args) -> anyhow::Result<()> {
         let synced = tokio::task::spawn_blocking(proxy::sync).await.context("sync proxy rules")?;
         if let Err(cause) = synced {
             say!("Failed to sync proxy rules: {cause:#}");
+        }
+        if let Err(cause) = tokio::task::spawn_blocking(overlay).await.context("start flannel")? {
+            say!("flannel: {cause:#}");
         }
     }
     let healthz = TcpListener::bind(args.healthz)
