@@ -67,6 +67,10 @@ impl Account {
         self.tried.iter().find(|(r, _)| *r == rung).map_or(0, |(_, n)| *n)
     }
 
+    fn is_used_up(&self) -> bool {
+        self.tried.iter().any(|(_, n)| *n >= self.limit())
+    }
+
     /// Three attempts in the first round, one in each after it.
     fn limit(&self) -> u32 {
         if self.round == 0 { ATTEMPTS } else { 1 }
@@ -123,7 +127,10 @@ impl Budget {
         let Some(account) = self.accounts.iter_mut().find(|a| a.name == name) else { return };
         if account.is_forgotten(now) {
             (account.tried, account.round) = (Vec::new(), 0);
-        } else if account.tried(rung) >= account.limit() {
+        } else if account.tried(rung) >= account.limit()
+            // The pause is over: whatever comes first begins the next round, for all rungs.
+            || (account.is_used_up() && account.peace(now) >= account.pause())
+        {
             account.tried = Vec::new();
             account.round = account.round.saturating_add(1);
         }
