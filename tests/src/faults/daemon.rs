@@ -77,7 +77,8 @@ pub fn container(
     let mut binds = String::new();
     for (host, inside) in volumes {
         folders += &format!(" {host} {rootfs}{inside}");
-        binds += &format!(" -p BindPaths={host}:{inside}");
+        // A kubelet makes a missing volume anew (`DirectoryOrCreate`); here the pod then goes without it.
+        binds += &format!(" -p BindPaths=-{host}:{inside}");
     }
     site.node.must(&folders)?;
     for link in ["bin", "sbin", "lib", "lib64"] {
