@@ -7,7 +7,7 @@ mod capture;
 mod figure;
 mod footprint;
 mod kills;
-mod probe;
+pub(crate) mod probe;
 
 use anyhow::Context;
 use serde::Serialize;

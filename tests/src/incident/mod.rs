@@ -1,9 +1,10 @@
-//! The incident of 13 October, told on the terminal as it happens: by hand, and by operator.
+//! The incident of 13 October, told on the terminal as it happens: by hand, by operator, and by the agent itself.
 //!
-//! Both acts break the same node in the same way and are measured by the same means: a probe of the API server every 100 ms
-//! from the node, unmarked, as the kubelet would; the API server's own log of leases; and what other tools than ours see
+//! All acts break the same node in the same way and are measured by the same means: probes of the API server from the
+//! node, unmarked, as the kubelet would; the API server's own log of leases; and what other tools than ours see
 //! of the node before and after.
 
+pub(crate) mod itself;
 pub(crate) mod path;
 mod table;
 
@@ -33,7 +34,7 @@ const AFTERMATH: Duration = Duration::from_secs(12);
 const NOTICE: Duration = Duration::from_secs(15);
 const LOG: &str = "/var/lib/lifeline-lab/leases.jsonl";
 
-/// Tells the story twice and measures both acts.
+/// Tells the story three times and measures each act.
 pub fn tell(lab: &Lab, report: &std::path::Path, progress: &Progress) -> anyhow::Result<Vec<Act>> {
     progress.say("── by hand: the runbook's commands, typed by a script at the console ──");
     let hand = act(lab, "by hand", progress, by_hand)?;
@@ -44,7 +45,15 @@ pub fn tell(lab: &Lab, report: &std::path::Path, progress: &Progress) -> anyhow:
     let operator =
         act(lab, "by operator", progress, |lab, progress| by_operator(lab, &report, progress))?;
     progress.say(format!("the incident report: {}", report.display()));
-    Ok(vec![hand, operator])
+    progress.say("power cycle, so that the third act begins like the first");
+    lab.power_cycle(NODE, progress)?;
+    progress.say("── by itself: the agent in heal mode, and nobody at all ──");
+    let itself = itself::act(lab, progress, || strike(lab))?;
+    Ok(vec![hand, operator, itself])
+}
+
+fn strike(lab: &Lab) -> anyhow::Result<()> {
+    (faults::find("R1-nft")?.strike)(&Site::of(lab, NODE)?).context("let the exit node arrive")
 }
 
 /// Break, let it be noticed, recover by `recover`, measure.
@@ -60,8 +69,7 @@ fn act(
     let path = Path::watch(&node)?;
     let begun = lease::boottime();
     progress.say("healthy: the API server answers, the lease is renewed every 10 s");
-    let fault = faults::find("R1-nft")?;
-    (fault.strike)(&Site::of(lab, NODE)?).context("let the exit node arrive")?;
+    strike(lab)?;
     progress.say("the exit node arrives: tailscaled runs in the host's network namespace");
     let broken = path.await_state(false, CAPTURE_LIMIT).context("wait for the capture")?;
     progress.say("captured: nothing from the node reaches the API server any more");
@@ -80,20 +88,24 @@ fn act(
     let leases = lease::parse(&lab.node("tethys")?.read(LOG)?);
     let left = witness::diff(&before, &snapshot(&node)?);
     tell_left(name, &left, progress);
-    let not_ready = |e: &lease::Entry| {
-        e.node == NODE
-            && e.what == lease::What::NotReady
-            && u128::from(e.boottime_ms) >= begun.as_millis()
-    };
     Ok(Act {
         name,
         outage: restored.saturating_duration_since(broken),
-        acting: restored.saturating_duration_since(acted),
+        acting: Some(restored.saturating_duration_since(acted)),
         missed: lease::missed(&leases, NODE, begun, end),
-        not_ready: leases.iter().any(not_ready),
+        not_ready: was_not_ready(&leases, begun),
         typed,
         left,
         cluster: Vec::new(),
+    })
+}
+
+/// Whether the control plane has called the node NotReady since then.
+fn was_not_ready(leases: &[lease::Entry], since: Duration) -> bool {
+    leases.iter().any(|e| {
+        e.node == NODE
+            && e.what == lease::What::NotReady
+            && u128::from(e.boottime_ms) >= since.as_millis()
     })
 }
 

@@ -10,8 +10,8 @@ pub struct Act {
     pub name: &'static str,
     /// From the capture until the path was back.
     pub outage: Duration,
-    /// From the first command until the path was back.
-    pub acting: Duration,
+    /// From the first command until the path was back; nothing where nobody typed one.
+    pub acting: Option<Duration>,
     /// Leases of the kubelet that were missed.
     pub missed: u64,
     /// The control plane called the node NotReady.
@@ -33,7 +33,7 @@ pub fn table(acts: &[Act]) -> String {
     };
     let mut text = row("", &|a| a.name.to_owned());
     text += &row("seconds from first command to path restored", &|a| {
-        format!("{:.1}", a.acting.as_secs_f64())
+        a.acting.map_or_else(|| "–".to_owned(), |d| format!("{:.1}", d.as_secs_f64()))
     });
     text += &row("seconds without a path", &|a| format!("{:.1}", a.outage.as_secs_f64()));
     text += &row("leases missed", &|a| a.missed.to_string());
@@ -60,19 +60,19 @@ mod tests {
         let act = |name, missed| Act {
             name,
             outage: Duration::from_millis(28_600),
-            acting: Duration::from_millis(13_640),
+            acting: (name != "by itself").then_some(Duration::from_millis(13_640)),
             missed,
             not_ready: missed > 3,
             typed: 1,
             left: Vec::new(),
             cluster: Vec::new(),
         };
-        let text = table(&[act("by hand", 4), act("by operator", 1)]);
+        let text = table(&[act("by hand", 4), act("by operator", 1), act("by itself", 0)]);
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[0].ends_with("by hand   by operator"), "{}", lines[0]);
-        assert!(lines[1].ends_with("13.6          13.6"), "{}", lines[1]);
-        assert!(lines[3].ends_with("4             1"), "{}", lines[3]);
-        assert!(lines[4].ends_with("yes            no"), "{}", lines[4]);
-        assert!(lines.iter().all(|l| l.chars().count() == 44 + 28));
+        assert!(lines[0].ends_with("by hand   by operator     by itself"), "{}", lines[0]);
+        assert!(lines[1].ends_with("13.6          13.6             –"), "{}", lines[1]);
+        assert!(lines[3].ends_with("4             1             0"), "{}", lines[3]);
+        assert!(lines[4].ends_with("yes            no            no"), "{}", lines[4]);
+        assert!(lines.iter().all(|l| l.chars().count() == 44 + 42));
     }
 }

@@ -114,7 +114,7 @@ fn act(
         Ok(Act {
             name,
             outage: restored.saturating_duration_since(broken),
-            acting: restored.saturating_duration_since(acted),
+            acting: Some(restored.saturating_duration_since(acted)),
             missed: view.missed(broken),
             // Waited for above; seen before the capture it would not be the capture's doing.
             not_ready: noticed >= broken,
