@@ -64,15 +64,15 @@ pub(crate) fn watch(
             let id = one["incident"].as_str().unwrap_or_default().to_owned();
             if !told {
                 progress.say(format!(
-                    "nobody does anything; the agent has opened incident {id}: {}",
-                    one["findings"]
+                    "nobody does anything; the agent has opened incident {id} by itself"
                 ));
                 told = true;
             }
             if let Some(ending) = one["ending"].as_str() {
                 progress.say(format!(
-                    "{:.1} s after the strike incident {id} ended: {ending}",
-                    begun.elapsed().as_secs_f64()
+                    "{:.1} s after the strike it ended: {ending}; it was about {}",
+                    begun.elapsed().as_secs_f64(),
+                    words(&one["findings"])
                 ));
                 break id;
             }
@@ -80,6 +80,11 @@ pub(crate) fn watch(
         thread::sleep(Duration::from_millis(500));
     };
     Ok(Alone { sent: probe.end(), incident })
+}
+
+fn words(list: &Value) -> String {
+    let all: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    all.join(", ")
 }
 
 /// The agent's incidents, the latest first.
