@@ -298,9 +298,10 @@ pub const ALL: &[Fault] = &[
         end: End::Mended,
         strike: |n, _, dice| {
             let remotes = n.remotes();
-            let Some(r) = remotes.get(dice.roll(remotes.len().max(1) as u64) as usize) else {
+            if remotes.is_empty() {
                 return false;
-            };
+            }
+            let r = dice.pick(&remotes);
             n.seen.routes.retain(|x| x != r);
             n.add(&format!("route main unreachable {}", r.dst));
             true

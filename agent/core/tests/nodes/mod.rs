@@ -66,7 +66,7 @@ impl Node {
         seen.paths.extend(more.paths);
         seen.sockets.extend(more.sockets);
         seen.sysctls.extend(more.sysctls);
-        seen.resolv = more.resolv.or(seen.resolv.take());
+        seen.resolv = more.resolv.or_else(|| seen.resolv.take());
         seen.rules.sort_by_key(|r| (r.family, r.pref));
     }
 
@@ -261,7 +261,7 @@ pub fn healthy(dice: &mut Dice) -> Node {
         put(format!("rule6 {line} proto kernel"));
     }
     put(format!("route main default via {gateway} dev {uplink}{metric}{proto}"));
-    let lan = Prefix::new(own.parse().unwrap_or(IpAddr::from([0, 0, 0, 0])), len);
+    let lan = Prefix::new(own.parse().unwrap_or_else(|_| IpAddr::from([0, 0, 0, 0])), len);
     put(format!("route main {lan} dev {uplink} src {own} scope link proto kernel"));
     put(format!("route main 10.42.{me}.0/24 dev cni0 src 10.42.{me}.1 scope link proto kernel"));
     put(format!("route local local {own} dev {uplink} src {own} scope host proto kernel"));
@@ -314,7 +314,7 @@ pub fn healthy(dice: &mut Dice) -> Node {
     put("nft mangle\nnft mangle :PREROUTING policy ACCEPT\nnft mangle :OUTPUT policy ACCEPT".into());
     let seen = text::read(&t).unwrap_or_else(|e| panic!("{e}:\n{t}"));
     let overlay = text::read(&net_of_pods).unwrap_or_else(|e| panic!("{e}:\n{net_of_pods}"));
-    let addr = |a: &str| a.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let addr = |a: &str| a.parse().unwrap_or_else(|_| IpAddr::from([0, 0, 0, 0]));
     let via: IpAddr = addr(&gateway);
     let mut ways =
         vec![(uplink.clone(), Some(via)), ("eth9".to_string(), Some(addr("10.99.77.1")))];
@@ -325,7 +325,7 @@ pub fn healthy(dice: &mut Dice) -> Node {
         world: true,
         stuck: false,
         silence: 0,
-        overlay: overlay.clone(),
+        overlay,
         uplink,
         gateway: via,
         gateway6,

@@ -36,11 +36,10 @@ pub fn foreign(node: &mut Node, dice: &mut Dice) {
         _ => format!("route {} default via 10.99.77.1 dev corp0 proto static\nroute 52 172.31.0.0/16 dev corp0", 400 + n),
     };
     // Twice the same thing is refused by the kernel, and names are taken.
-    if !node.story.contains(&line)
-        && !(line.contains("tailscale0")
-            && line.contains("link")
-            && node.seen.link("tailscale0").is_some())
-    {
+    let taken = line.contains("tailscale0")
+        && line.contains("link")
+        && node.seen.link("tailscale0").is_some();
+    if !node.story.contains(&line) && !taken {
         if line.contains("dev corp0") && node.seen.link("corp0").is_none() {
             node.add("link corp0 index 40 kind tun up carrier\naddr corp0 10.99.0.2/24\nprocess 6001 corpvpnd ppid 1 start 500 exe /opt/corp/vpnd inode 1:1 netns host cgroup /system.slice/corp.service tun corp0");
         }
@@ -180,7 +179,7 @@ pub fn upstream(node: &mut Node, dice: &mut Dice) {
     match dice.roll(3) {
         0 => node.world = false,
         1 => {
-            node.seen.links.iter_mut().filter(|l| l.name == uplink).for_each(|l| l.carrier = false)
+            node.seen.links.iter_mut().filter(|l| l.name == uplink).for_each(|l| l.carrier = false);
         }
         _ => node.ways.retain(|(d, _)| *d != uplink),
     }
