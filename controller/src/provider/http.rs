@@ -99,11 +99,10 @@ impl Wire {
             tokio::pin!(exchange, connection);
             tokio::select! {
                 done = &mut exchange => done,
-                broke = &mut connection => match broke {
-                    Err(e) => Err(e),
-                    // The other side closed; what it had said before is still to be read.
-                    Ok(()) => exchange.await,
-                },
+                // The other side closed, perhaps without TLS's own goodbye; what it had said before is still to be read.
+                broke = &mut connection => {
+                    exchange.await.map_err(|e| broke.err().unwrap_or(e))
+                }
             }
         };
         let (head, body) = match timeout(self.answer, talk).await {

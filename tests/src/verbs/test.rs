@@ -2,14 +2,18 @@
 
 #![allow(clippy::print_stdout, reason = "results go to stdout")]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
+use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
 use lifeline_lab::real::ahead::Ahead;
 use lifeline_lab::state::Gear;
 use lifeline_lab::trial::{self, Summary};
 use lifeline_lab::{incident, real, traces};
 
+use super::beside::{Beside, Share};
 use super::{raised, workspace};
 
 /// The incident among the cases of the real gear.
@@ -34,6 +38,15 @@ pub struct Args {
     /// Everything: first all of the above without --real, then all with it
     #[arg(long, conflicts_with = "real")]
     both: bool,
+    /// Try the live cases without --real in this many labs beside each other
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8), conflicts_with = "keep")]
+    labs: u8,
+    /// Only this share of them, such as 2/3
+    #[arg(long, hide = true, requires = "live")]
+    share: Option<Share>,
+    /// Where to write what came of them
+    #[arg(long, hide = true, requires = "share")]
+    summary: Option<PathBuf>,
     /// Name the live cases
     #[arg(long)]
     list: bool,
@@ -59,12 +72,17 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
     if !args.live && !args.real {
         workspace::test(progress)?;
     }
-    workspace::build(progress)?;
+    if args.share.is_none() {
+        workspace::build(progress)?;
+    }
     let mut summary = Summary::default();
     if !args.real {
-        summary.take(raised(args.yes, args.keep, Gear::Quick, progress, |lab| {
-            Ok(trial::run(lab, &args.filters, progress)?)
-        })?);
+        summary.take(on_stand_ins(args, progress)?);
+    }
+    if let Some(path) = &args.summary {
+        let text = serde_json::to_string(&summary).context("write the summary")?;
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        return Ok(ExitCode::SUCCESS);
     }
     if let Some(ahead) = ahead {
         ahead.done(progress)?;
@@ -75,13 +93,38 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
     Ok(told(&summary))
 }
 
+/// The cases of the quick gear, in one lab or in several beside each other.
+fn on_stand_ins(args: &Args, progress: &Progress) -> anyhow::Result<Summary> {
+    let of = usize::from(args.labs);
+    let mine = args.share.unwrap_or(Share { nth: 1, of });
+    let mut others = Vec::new();
+    if args.share.is_none() && of > 1 {
+        // What all of them need is made once, before they look for it at the same time.
+        Lab::up(&Wish { yes: args.yes, mode: "observe".to_owned(), gear: Gear::Quick }, progress)?;
+        for nth in 2..=of {
+            others.push(Beside::begin(Share { nth, of }, &args.filters, args.yes)?);
+        }
+    }
+    let mut summary = raised(args.yes, args.keep, Gear::Quick, progress, |lab| {
+        Ok(trial::run(lab, &args.filters, |place| mine.has(place), progress)?)
+    })?;
+    if of > 1 {
+        lab::down(progress)?;
+    }
+    for other in others {
+        summary.take(other.done()?);
+    }
+    Ok(summary)
+}
+
 /// The cases of the real gear, then the incident on the same cluster, then what is left of all that.
 fn on_the_cluster(args: &Args, progress: &Progress) -> anyhow::Result<Summary> {
     let wanted = |name: &str| {
         args.filters.is_empty() || args.filters.iter().any(|f| name.contains(f.as_str()))
     };
     let mut summary = raised(args.yes, args.keep, Gear::Real, progress, |lab| {
-        let mut summary = trial::run(lab, &args.filters, progress)?;
+        let mut summary =
+            trial::run(lab, &args.filters, |place| Share::WHOLE.has(place), progress)?;
         if wanted(INCIDENT) {
             let report = std::env::temp_dir().join("lifeline-incident-report.md");
             let seen = real::incident::tell(lab, &report, progress)

@@ -1,0 +1,75 @@
+//! Live cases tried in several labs beside each other: most of a case is waiting, and labs do not know of each other.
+
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+use lifeline_lab::names;
+use lifeline_lab::trial::Summary;
+
+/// The cases that one lab takes: every `of`-th, from `nth` on, counted from 1.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    pub nth: usize,
+    pub of: usize,
+}
+
+impl Share {
+    pub const WHOLE: Self = Self { nth: 1, of: 1 };
+
+    /// Whether the case at this place is one of them.
+    #[must_use]
+    pub fn has(self, place: usize) -> bool {
+        place % self.of + 1 == self.nth
+    }
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (nth, of) = text.split_once('/').ok_or("a share is written 1/3")?;
+        let number = |n: &str| n.parse::<usize>().map_err(|e| format!("{n}: {e}"));
+        let share = Self { nth: number(nth)?, of: number(of)? };
+        if share.nth == 0 || share.nth > share.of {
+            return Err(format!("{text}: there is no such share"));
+        }
+        Ok(share)
+    }
+}
+
+/// A lab of its own with a share of the cases.
+#[derive(Debug)]
+pub struct Beside {
+    child: Child,
+    /// Where it writes what came of them.
+    summary: tempfile::NamedTempFile,
+}
+
+impl Beside {
+    /// Begins; it ends with us.
+    pub fn begin(share: Share, filters: &[String], yes: bool) -> anyhow::Result<Self> {
+        let summary = tempfile::NamedTempFile::new().context("make a file for a summary")?;
+        let me = std::env::current_exe().context("find our own program")?;
+        // A lab's name has at most eight characters.
+        let mut name: String = names::chosen().chars().take(6).collect();
+        name += &format!("x{}", share.nth);
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM"]).arg(me).args(["test", "--live"]).args(filters);
+        command.args(yes.then_some("--yes"));
+        command.args(["--share", &format!("{}/{}", share.nth, share.of)]);
+        command.arg("--summary").arg(summary.path()).env(names::VARIABLE, name);
+        let child = command.stdin(Stdio::null()).spawn().context("begin a lab beside this one")?;
+        Ok(Self { child, summary })
+    }
+
+    /// Waits for its end.
+    pub fn done(mut self) -> anyhow::Result<Summary> {
+        let status = self.child.wait().context("wait for a lab beside this one")?;
+        let text = std::fs::read_to_string(self.summary.path()).context("read its summary")?;
+        if text.is_empty() {
+            bail!("a lab beside this one broke off ({status}): see what it said above");
+        }
+        serde_json::from_str(&text).context("understand its summary")
+    }
+}
