@@ -74,6 +74,15 @@ impl<'a> Ground<'a> {
         self.settled(SETTLE_LIMIT)
     }
 
+    /// The node as it boots, whatever the cases before have left in its kernel, and its baseline learnt anew.
+    pub fn afresh(&self) -> Verdict {
+        self.leave();
+        self.lab.power_cycle(NODE, self.progress).map_err(told)?;
+        self.settled(SETTLE_LIMIT).ok();
+        self.learn_anew()?;
+        self.settled(SETTLE_LIMIT)
+    }
+
     /// Waits until the agent says: healthy, no guard, no incident under way, baseline learnt.
     pub fn settled(&self, limit: Duration) -> Verdict {
         let until = Instant::now() + limit;

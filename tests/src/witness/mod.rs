@@ -98,7 +98,7 @@ const SYSCTLS: &str = "find /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf /pro
      -o -name route_localnet -o -name arp_ignore \\) -exec grep -H . {} + | sort";
 
 /// Files whose content matters, and folders whose entries do.
-const FILES: &str = "for f in /etc/resolv.conf /etc/resolv.* /etc/systemd/system/k3s-agent.service; do \
+const FILES: &str = "for f in /etc/resolv.conf /etc/resolv.* /etc/systemd/system/k3s-agent.service /var/lib/rancher/k3s/agent/etc/*.json; do \
        [ -L $f ] && echo \"$f -> $(readlink $f)\"; [ -e $f ] && echo \"$f $(sha256sum < $f | cut -c1-16)\"; done | sort -u; \
      ls -d /var/lib/tailscale* /run/tailscale* /var/run/tailscale* 2>/dev/null | sed 's/$/ (folder)/'; \
      find /var/lib/tailscale* /run/tailscale* /etc/rancher /etc/cni /var/lib/cni /var/lib/rancher/k3s /run/flannel -path /var/lib/rancher/k3s/agent/containerd -prune -o -type f -o -type l -o -type s 2>/dev/null | grep -v '^/var/lib/rancher/k3s/agent/containerd$' | sort -u";
@@ -134,6 +134,8 @@ pub fn look(node: &dyn Place) -> Result<Snapshot> {
     seen.json(Kind::Chains, "nft", &ruleset.stdout, ruleset.ok(), |_| None);
     seen.nft(&ruleset.stdout);
     for (kind, source, script) in [
+        // Without any policy nothing is printed; the last line says that it was read.
+        (Kind::Rules, "xfrm", "ip xfrm policy && ip xfrm state && echo read"),
         (Kind::Sysctls, "sysctl", SYSCTLS),
         (Kind::Files, "file", FILES),
         (Kind::Processes, "listen", "ss -Hlntu | awk '{print $1, $5}' | sort"),
