@@ -25,7 +25,7 @@ pub(super) static FAULT: Fault = Fault {
     remedy,
     on_unhealthy: OnUnhealthy::Undo,
     consent: Consent::Automatic,
-    becomes: &[],
+    becomes: &["sysctl-changed", "kubelet-stuck"],
 };
 
 /// wg-quick starts at 51820 and counts up while a table is in use (`linux.bash: get_fwmark, add_default`).
