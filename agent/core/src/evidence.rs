@@ -264,10 +264,22 @@ impl<'a> Evidence<'a> {
         let routed = |e: &Expected| {
             e.role == Role::RemotePods && self.base.routes.iter().any(|r| r.dst == e.prefix)
         };
+        // Who leaves takes a route along, and leaves no refusal in its place; one behind everything was there before.
+        let refused = |s: &Stray| match s.answer {
+            Answer::Refused { table: Some(TABLE_MAIN), .. } => self.seen.routes.iter().any(|r| {
+                r.table == TABLE_MAIN
+                    && r.kind.refuses()
+                    && r.dst.len() >= s.expected.prefix.len()
+                    && r.dst.contains(s.expected.ask)
+            }),
+            Answer::Refused { .. } => true,
+            Answer::Leaves { .. } | Answer::Local | Answer::NoRoute | Answer::Unknown { .. } => {
+                false
+            }
+        };
         let gone = |s: &Stray| {
             routed(&s.expected)
-                // Who leaves takes a route along, and leaves no refusal in its place.
-                && !matches!(s.answer, Answer::Refused { .. })
+                && !refused(s)
                 && self.missing_routes.iter().any(|r| r.dst == s.expected.prefix)
                 && s.expected
                     .path

@@ -3,7 +3,7 @@
 //! A control-plane outage must never make a fleet of agents tear down its own nodes: everything above the guard needs
 //! proof on this node that the API server is there and only the way to it is not, or that pods' traffic goes astray.
 
-use crate::baseline::Baseline;
+use crate::baseline::{Baseline, Role};
 use crate::diagnosis::{Diagnosis, Finding, Health, Held, Verdict};
 use crate::evidence::Evidence;
 use crate::faults;
@@ -92,6 +92,11 @@ fn verdict(e: &Evidence<'_>, findings: &[Finding]) -> Verdict {
         return Verdict::Captured;
     }
     if !e.strays.is_empty() || !e.missing_kernel_rules().is_empty() {
+        // Without the forwarding entries nobody can tell a lost way from a node that has left.
+        let pods_only = e.strays.iter().all(|s| s.expected.role == Role::RemotePods);
+        if e.seen.has_gap(Sense::Fdb) && pods_only && e.missing_kernel_rules().is_empty() {
+            return Verdict::Unknown;
+        }
         return Verdict::Lost;
     }
     match e.api_works() {

@@ -1,6 +1,6 @@
 //! Nodes made by chance: what is well, foreign or wanted is never touched, what is sick is found and mended.
 //!
-//! `SEED` repeats a run, `SEED` and `ROUND` one node of it; a failing test names both.
+//! `SEED=clock` makes other nodes each time, `SEED` with a number repeats a run, `SEED` and `ROUND` one node of it; a failing test names both.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

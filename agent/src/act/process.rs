@@ -283,7 +283,18 @@ mod tests {
             Some(script) => command.args(["-c", script]),
             None => command.arg("600"),
         };
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let begun = std::time::Instant::now();
+        let child = loop {
+            match command.spawn() {
+                // Another test's child, forked while the copy was being written, still holds it open for writing.
+                Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    assert!(begun.elapsed() < Duration::from_secs(5), "{e}");
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                spawned => break spawned.unwrap(),
+            }
+        };
         std::thread::sleep(Duration::from_millis(100));
         Daemon(child)
     }
