@@ -12,6 +12,7 @@
 //!   only appear in tables `local` and are dropped there with their device named;
 //! - processes: kernel threads, what the look itself runs, shells and what systemd (`TRANSIENT`) and sample pods (`ASKING`) run for a moment;
 //!   pids are left out, so that a restarted unit is no difference but a missing one is;
+//! - UDP sockets on ports that the kernel dealt: somebody waits for an answer there for a moment;
 //! - a table or chain of iptables that is empty, built-in and accepts is the same as one that is not there: a tool's look makes it;
 //! - legacy tables are read only when the kernel already has them, because `iptables-legacy-save` would make them.
 
@@ -97,6 +98,11 @@ const SYSCTLS: &str = "find /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf /pro
      \\( -name rp_filter -o -name src_valid_mark -o -name ip_forward -o -name forwarding -o -name disable_ipv6 -o -name accept_local \
      -o -name route_localnet -o -name arp_ignore \\) -exec grep -H . {} + | sort";
 
+/// What listens. A UDP socket on a port the kernel dealt (ip_local_port_range) is a client's that waits for an answer, as
+/// tailscaled's are when it measures its network; 41641 lies in that range and is WireGuard's own.
+const LISTENING: &str = "ss -Hlntu | awk '{n = split($5, a, \":\"); p = a[n]; \
+     if ($1 == \"udp\" && p >= 32768 && p <= 60999 && p != 41641) next; print $1, $5}' | sort";
+
 /// Files whose content matters, and folders whose entries do.
 const FILES: &str = "for f in /etc/resolv.conf /etc/resolv.* /etc/systemd/system/k3s-agent.service /var/lib/rancher/k3s/agent/etc/*.json; do \
        [ -L $f ] && echo \"$f -> $(readlink $f)\"; [ -e $f ] && echo \"$f $(sha256sum < $f | cut -c1-16)\"; done | sort -u; \
@@ -138,7 +144,7 @@ pub fn look(node: &dyn Place) -> Result<Snapshot> {
         (Kind::Rules, "xfrm", "ip xfrm policy && ip xfrm state && echo read"),
         (Kind::Sysctls, "sysctl", SYSCTLS),
         (Kind::Files, "file", FILES),
-        (Kind::Processes, "listen", "ss -Hlntu | awk '{print $1, $5}' | sort"),
+        (Kind::Processes, "listen", LISTENING),
         (Kind::Processes, "process", "ps -ww -e -o ppid=,args="),
     ] {
         let out = node.run(&["sh", "-c", script])?;
