@@ -92,8 +92,9 @@ fn verdict(e: &Evidence<'_>, findings: &[Finding]) -> Verdict {
         return Verdict::Captured;
     }
     if !e.strays.is_empty() || !e.missing_kernel_rules().is_empty() {
-        // Without the forwarding entries nobody can tell a lost way from a node that has left.
-        let pods_only = e.strays.iter().all(|s| s.expected.role == Role::RemotePods);
+        // Without the forwarding entries nobody can tell a lost way from a node that has left; one that is refused, or
+        // taken, in its very place is no farewell.
+        let pods_only = e.strays.iter().all(|s| s.lost && s.expected.role == Role::RemotePods);
         if e.seen.has_gap(Sense::Fdb) && pods_only && e.missing_kernel_rules().is_empty() {
             return Verdict::Unknown;
         }
