@@ -152,16 +152,6 @@ fn summary(
             .unwrap_or_else(|| "unknown".to_string())
     };
     let guard = if e.guarded { "; our guard stands" } else { "" };
-    let named = |strays: &[crate::evidence::Stray]| {
-        let mut names: Vec<String> = strays.iter().map(|s| s.expected.prefix.to_string()).collect();
-        let all = core::mem::take(&mut names);
-        for n in all {
-            if !names.contains(&n) {
-                names.push(n);
-            }
-        }
-        names.join(", ")
-    };
     match verdict {
         Verdict::Healthy if findings.is_empty() => "all is well".to_string(),
         Verdict::Healthy => "all is well, but something was left behind".to_string(),
@@ -209,12 +199,32 @@ fn summary(
     }
 }
 
+/// Each destination once, in the order of their roles.
+fn named(strays: &[crate::evidence::Stray]) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for name in strays.iter().map(|s| s.expected.prefix.to_string()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.join(", ")
+}
+
 fn unknown(e: &Evidence<'_>) -> String {
     if let Some(gap) = e.seen.gaps.iter().find(|g| FORWARDING.contains(&g.what)) {
         return format!("{} could not be read: {}", crate::text::word(gap.what), gap.why);
     }
     if e.expected.iter().all(|x| x.path.is_none()) {
         return "it is not known how this node looks when it is well".to_string();
+    }
+    let fdb = e.seen.gaps.iter().find(|g| g.what == Sense::Fdb);
+    if let (Some(gap), false, false) = (fdb, e.strays.is_empty(), e.shifting) {
+        return format!(
+            "no way to {}, or its node has left: {} could not be read: {}",
+            named(&e.strays),
+            crate::text::word(gap.what),
+            gap.why
+        );
     }
     if e.shifting {
         return "our guard was raised during this look: the next one tells".to_string();
