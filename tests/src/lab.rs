@@ -15,7 +15,7 @@ use crate::space::Space;
 use crate::state::{Gear, Lock, Phase, State};
 use crate::sweep::{self, Leftovers};
 use crate::topology::{self, GATEWAY, Kind, Machine};
-use crate::{agent, disk, names, parts, real, root};
+use crate::{agent, disk, names, parts, process, real, root};
 
 /// `ctl heal` watches a node for half a minute after it is well again.
 const CTL_LIMIT: Duration = Duration::from_secs(180);
@@ -257,7 +257,7 @@ fn start(machine: &Machine, root: &Path) -> Result<()> {
 
 /// Where cargo has put the programs of the build we are a part of; a test binary lies one folder deeper.
 fn binaries() -> Result<PathBuf> {
-    let me = std::env::current_exe().doing(|| "find our own program".to_owned())?;
+    let me = process::own_program()?;
     let near = me.ancestors().skip(1).take(2);
     let found = near.into_iter().find(|dir| disk::PROGRAMS.iter().all(|p| dir.join(p).is_file()));
     found.map(Path::to_owned).ok_or_else(|| LabError::Missing {

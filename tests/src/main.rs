@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use lifeline_lab::progress::Progress;
-use lifeline_lab::{furniture, lab, names, node, parts, real, standin, topology};
+use lifeline_lab::{furniture, lab, names, node, parts, process, real, standin, topology};
 use std::path::PathBuf;
 
 /// Real systemd nodes in network namespaces of their own, on this machine. Needs root.
@@ -141,7 +141,7 @@ fn elevate(verb: &Verb, progress: &Progress) -> anyhow::Result<ExitCode> {
     progress.say("the lab makes namespaces and boots containers, which needs root: asking sudo");
     let keep = "--preserve-env=PATH,HOME,XDG_CACHE_HOME,CI,LIFELINE_LAB,TERM";
     let mut sudo = Command::new("sudo");
-    sudo.arg(keep).arg("--").arg(std::env::current_exe()?);
+    sudo.arg(keep).arg("--").arg(process::own_program()?);
     // Before what the caller may have put behind `--`.
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     args.splice(1..1, extra.iter().map(OsString::from));

@@ -170,7 +170,7 @@ const REBOOT: i32 = 133;
 /// Boots the node, and again each time it reboots itself, as a machine would: with the network of a machine that has just been
 /// switched on. A node that is switched off, or whose power is cut, stays off.
 pub fn keep(machine: &Machine, root: &Path) -> Result<()> {
-    let lab = std::env::current_exe().doing(|| "find our own program".to_owned())?;
+    let lab = process::own_program()?;
     loop {
         let mut command = Command::new(&lab);
         command.args(["supervise", "--once", machine.name]).arg(root);

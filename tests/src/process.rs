@@ -1,10 +1,12 @@
 //! Processes by pid *and* start time, so that a recycled pid is never taken for the one we knew.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Doing, Result};
 
 /// One process, for as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +66,17 @@ fn parse_stat(text: &str) -> Option<Stat> {
         parent: rest.get(1)?.parse().ok()?,
         born: rest.get(19)?.parse().ok()?,
     })
+}
+
+/// Our own program, also when a build has meanwhile put a new one in its place.
+pub fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().map(in_its_place).doing(|| "find our own program".to_owned())
+}
+
+/// The kernel says ` (deleted)` behind a program's path once the file there is another one.
+fn in_its_place(path: PathBuf) -> PathBuf {
+    let new = path.to_str().and_then(|p| p.strip_suffix(" (deleted)")).map(PathBuf::from);
+    new.filter(|p| p.is_file()).unwrap_or(path)
 }
 
 /// Every pid there is now.
@@ -149,6 +162,17 @@ mod tests {
         known.signal(Signal::KILL).unwrap();
         child.wait().unwrap();
         assert!(!known.alive());
+    }
+
+    #[test]
+    fn a_program_that_a_build_has_replaced_is_found_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("lab");
+        let replaced = folder.path().join("lab (deleted)");
+        assert_eq!(in_its_place(replaced.clone()), replaced, "there is no other");
+        fs::write(&program, "").unwrap();
+        assert_eq!(in_its_place(replaced), program);
+        assert_eq!(in_its_place(program.clone()), program);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use super::parts;
 use crate::error::{Doing, LabError, Result};
 use crate::progress::Progress;
-use crate::root;
 use crate::state::Gear;
+use crate::{process, root};
 
 /// A build under way.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Ahead(Child);
 impl Ahead {
     /// Begins; it ends with us, whatever ends us.
     pub fn begin(yes: bool) -> Result<Self> {
-        let me = std::env::current_exe().doing(|| "find our own program".to_owned())?;
+        let me = process::own_program()?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "chrt", "--idle", "0"]).arg(me).arg("parts");
         command.args(yes.then_some("--yes")).stdin(Stdio::null());

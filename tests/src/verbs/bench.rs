@@ -5,8 +5,8 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
-use lifeline_lab::bench;
 use lifeline_lab::progress::Progress;
+use lifeline_lab::{bench, process};
 
 use super::{code_of, workspace};
 
@@ -32,7 +32,7 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
 /// Runs the same again, built for release.
 fn released(progress: &Progress) -> anyhow::Result<ExitCode> {
     workspace::build_as(true, progress)?;
-    let me = std::env::current_exe().context("find our own program")?;
+    let me = process::own_program()?;
     let target = me.ancestors().nth(2).context("find the target folder")?;
     let released = target.join("release/lab");
     let status = Command::new(&released).args(std::env::args_os().skip(1)).status();

@@ -4,8 +4,8 @@ use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
-use lifeline_lab::names;
 use lifeline_lab::trial::Summary;
+use lifeline_lab::{names, process};
 
 /// The cases that one lab takes: every `of`-th, from `nth` on, counted from 1.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +50,7 @@ impl Beside {
     /// Begins; it ends with us.
     pub fn begin(share: Share, filters: &[String], yes: bool) -> anyhow::Result<Self> {
         let summary = tempfile::NamedTempFile::new().context("make a file for a summary")?;
-        let me = std::env::current_exe().context("find our own program")?;
+        let me = process::own_program()?;
         // A lab's name has at most eight characters.
         let mut name: String = names::chosen().chars().take(6).collect();
         name += &format!("x{}", share.nth);
