@@ -157,7 +157,7 @@ fn crowded(g: &Ground<'_>) -> Verdict {
         for i in $(seq 1 10000); do echo \"-A KUBE-SVC-LAB$i -m comment --comment \\\"lab/s$i\\\" -j KUBE-MARK-MASQ\"; \
         echo \"-A KUBE-SVC-LAB$i -p tcp -m tcp -j DNAT --to-destination 10.42.9.9:80\"; done; echo COMMIT; } | iptables-nft-restore --noflush";
     let clear = "{ echo '*nat'; for i in $(seq 1 10000); do echo \"-F KUBE-SVC-LAB$i\"; echo \"-X KUBE-SVC-LAB$i\"; done; echo COMMIT; } | iptables-nft-restore --noflush";
-    g.sh(lay)?;
+    g.sh_patiently(lay)?;
     let seen = (|| {
         let before = g.snapshot()?;
         g.sh(&faults::remnants("nft"))?;
@@ -168,7 +168,7 @@ fn crowded(g: &Ground<'_>) -> Verdict {
         }
         g.expect_same(&before)
     })();
-    g.sh(clear)?;
+    g.sh_patiently(clear)?;
     seen
 }
 

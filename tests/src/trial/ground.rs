@@ -63,6 +63,12 @@ impl<'a> Ground<'a> {
         Ok(out.stdout)
     }
 
+    /// The same, for what takes its time on a busy machine.
+    pub fn sh_patiently(&self, script: &str) -> Verdict {
+        let out = self.node()?.exec_within(&["sh", "-c", script], CTL_LIMIT);
+        out.and_then(Output::success).map(drop).map_err(told)
+    }
+
     /// Brings the node back to health between cases: cheaply if it can be, by a power cycle otherwise.
     pub fn prepare(&self) -> Verdict {
         self.leave();

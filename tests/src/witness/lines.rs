@@ -219,16 +219,35 @@ const TRANSIENT: [&str; 8] = [
 /// What the sample pods run for a moment, once a second.
 const ASKING: [&str; 7] = ["nslookup", "nc", "sed", "head", "grep", "sleep 1", "sleep 5"];
 
+/// Processes by their command lines. What the agent has run for a moment is its own senses' work: the look cannot be taken
+/// between two of them.
+pub fn process_lines(seen: &str) -> Vec<String> {
+    let all: Vec<_> = seen.lines().filter_map(columns).collect();
+    let of_the_agent = |parent: &str| {
+        all.iter().any(|(pid, above, args)| {
+            *pid == parent && *above == "1" && args.starts_with("/usr/local/bin/lifeline-agent")
+        })
+    };
+    let lasting = all.iter().filter(|(_, parent, _)| !of_the_agent(parent));
+    lasting.filter_map(|(_, parent, args)| process_line(parent, args)).collect()
+}
+
+/// A process's id, its parent's, and its command line.
+fn columns(line: &str) -> Option<(&str, &str, &str)> {
+    let (pid, rest) = line.trim_start().split_once(' ')?;
+    let (parent, args) = rest.trim_start().split_once(' ')?;
+    Some((pid, parent, args.trim()))
+}
+
 /// A process by its command line; kernel threads have an empty one in brackets, shells are people.
-pub fn process_line(line: &str) -> Option<String> {
-    let (parent, args) = line.trim_start().split_once(' ')?;
+fn process_line(parent: &str, args: &str) -> Option<String> {
     let program = args.split(' ').next()?.rsplit('/').next()?;
     let passing = TRANSIENT.contains(&program) || program.contains("bash") || args.starts_with('(');
-    let asks = ASKING.iter().any(|a| program == *a || args.trim() == *a);
+    let asks = ASKING.iter().any(|a| program == *a || args == *a);
     let passing = passing || asks;
     // A process that was let in from outside has no parent here.
     (!passing && !args.starts_with('[') && parent != "0" || parent == "0" && args.contains("init"))
-        .then(|| args.trim().to_owned())
+        .then(|| args.to_owned())
 }
 
 #[cfg(test)]
@@ -322,15 +341,35 @@ mod tests {
 
     #[test]
     fn processes_are_told_by_their_command_line() {
+        let seen = "\
+      1       0 /sbin/init
+     17       1 /usr/local/bin/k3s agent
+     18       2 [kworker/0:1]
+     19       0 ps -ww -e
+     20      17 sh -c ps
+     21      17 sleep 1
+     22      17 /bin/sleep 2147483647
+";
         assert_eq!(
-            process_line("    1 /usr/local/bin/k3s agent").as_deref(),
-            Some("/usr/local/bin/k3s agent")
+            process_lines(seen),
+            ["/sbin/init", "/usr/local/bin/k3s agent", "/bin/sleep 2147483647"]
         );
-        assert_eq!(process_line("    0 /sbin/init").as_deref(), Some("/sbin/init"));
-        assert_eq!(process_line("    2 [kworker/0:1]"), None);
-        assert_eq!(process_line("    0 ps -ww -e"), None);
-        assert_eq!(process_line("   17 sh -c ps"), None);
-        assert_eq!(process_line("   17 sleep 1"), None);
-        assert!(process_line("   17 /bin/sleep 2147483647").is_some());
+    }
+
+    #[test]
+    fn what_the_agent_runs_for_a_moment_is_no_process_of_the_nodes() {
+        let seen = "\
+    250       1 /usr/local/bin/lifeline-agent --config /etc/lifeline/agent.toml
+    251     250 /usr/sbin/iptables-legacy-save -t nat
+    252     250 /usr/local/bin/lifeline-agent --config /etc/lifeline/agent.toml
+    253       1 /usr/sbin/iptables-legacy-save -t nat
+";
+        assert_eq!(
+            process_lines(seen),
+            [
+                "/usr/local/bin/lifeline-agent --config /etc/lifeline/agent.toml",
+                "/usr/sbin/iptables-legacy-save -t nat"
+            ]
+        );
     }
 }

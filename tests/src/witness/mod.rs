@@ -26,7 +26,7 @@ use serde_json::Value;
 
 pub use self::diff::{Change, Difference, count, diff};
 use self::lines::{
-    link_line, nft_lines, plain_line, process_line, route_line, rule_line, saved_lines,
+    link_line, nft_lines, plain_line, process_lines, route_line, rule_line, saved_lines,
 };
 use crate::{error::Result, faults::Place};
 
@@ -145,18 +145,13 @@ pub fn look(node: &dyn Place) -> Result<Snapshot> {
         (Kind::Sysctls, "sysctl", SYSCTLS),
         (Kind::Files, "file", FILES),
         (Kind::Processes, "listen", LISTENING),
-        (Kind::Processes, "process", "ps -ww -e -o ppid=,args="),
     ] {
         let out = node.run(&["sh", "-c", script])?;
-        let clean: fn(&str) -> Option<String> =
-            if source == "process" { process_line } else { plain_line };
-        seen.put(
-            kind,
-            source,
-            out.stdout.lines().filter_map(clean).collect(),
-            !out.stdout.is_empty(),
-        );
+        let lines = out.stdout.lines().filter_map(plain_line).collect();
+        seen.put(kind, source, lines, !out.stdout.is_empty());
     }
+    let out = node.run(&["ps", "-ww", "-e", "-o", "pid=,ppid=,args="])?;
+    seen.put(Kind::Processes, "process", process_lines(&out.stdout), !out.stdout.is_empty());
     let resolver = node.run(&["cat", "/etc/resolv.conf"])?;
     seen.put(
         Kind::Files,
