@@ -5,6 +5,7 @@
 //! below them is what upstream builds.
 
 pub mod ahead;
+pub mod apiserver;
 pub mod capture;
 pub mod cgroup;
 pub mod cluster;

@@ -101,6 +101,15 @@ impl Programs {
     }
 }
 
+/// The file of a program, if its part has been built on this machine.
+pub fn built(program: &str) -> Result<Option<PathBuf>> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("parts");
+    let Some(part) = PARTS.iter().find(|p| p.programs.contains(&program)) else { return Ok(None) };
+    let file =
+        root::cache()?.join(format!("part-{}-{}", part.name, key(part, &sources)?)).join(program);
+    Ok(file.is_file().then_some(file))
+}
+
 /// All parts, those that are missing built now.
 pub fn ensure(progress: &Progress, yes: bool) -> Result<Programs> {
     let cache = root::cache()?;
