@@ -73,6 +73,16 @@ pub enum Verb {
     Baseline(verbs::baseline::Args),
     /// Look at the nodes' machines at the provider, restart, rescue or rebuild them
     Vps(verbs::vps::Args),
+    /// Remove a namespace that does not go, what is left of one, or a workload that must stop
+    Cleanup(verbs::cleanup::Args),
+    /// Place no more pods on a node
+    Cordon(verbs::cordon::Args),
+    /// Place pods on a node again
+    Uncordon(verbs::uncordon::Args),
+    /// Evict a node's pods, as their disruption budgets allow
+    Drain(verbs::drain::Args),
+    /// Take a node out of the cluster; put back what it was when it returns
+    Delete(verbs::delete::Args),
     /// List the faults Lifeline knows
     Faults(verbs::faults::Args),
     /// Make and show certificates

@@ -86,6 +86,11 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::History(args) => verbs::history::run(args, &session()?).await,
         Verb::Baseline(args) => verbs::baseline::run(args, &session()?).await,
         Verb::Vps(args) => verbs::vps::run(args, &cli.global, out).await,
+        Verb::Cleanup(args) => verbs::cleanup::run(args, &cli.global, out).await,
+        Verb::Cordon(args) => verbs::cordon::run(args, &cli.global, out).await,
+        Verb::Uncordon(args) => verbs::uncordon::run(args, &cli.global, out).await,
+        Verb::Drain(args) => verbs::drain::run(args, &cli.global, out).await,
+        Verb::Delete(args) => verbs::delete::run(args, &cli.global, out).await,
         Verb::Faults(args) => verbs::faults::run(args, out),
         Verb::Pki(args) => verbs::pki::run(args, out),
     }

@@ -39,6 +39,15 @@ pub fn span_ms(ms: u64) -> String {
     }
 }
 
+/// Counts things: `no pods`, `1 pod`, `300 pods`.
+pub fn count(n: usize, what: &str) -> String {
+    match n {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        _ => format!("{n} {what}s"),
+    }
+}
+
 /// Reads a span: `90`, `90s`, `15m`, `1h`.
 pub fn span(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {

@@ -6,12 +6,18 @@ mod agent;
 mod desk;
 mod story;
 
+#[cfg(target_os = "linux")]
+mod cleanup;
 mod config;
+#[cfg(target_os = "linux")]
+mod control;
 mod documents;
 mod heal;
 mod help;
 mod incidents;
 mod kube;
+#[cfg(target_os = "linux")]
+mod nodes;
 mod pki;
 mod portable;
 mod reach;

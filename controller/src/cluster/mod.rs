@@ -1,58 +1,58 @@
-//! Asks the API server for a node, its lease and its pods; changes nothing there.
+//! The cluster's side: what the API server shows, and what is done through it.
+//!
+//! Everything that changes something is in two halves: `look` returns plain data, `act` takes that with its uids as
+//! preconditions, may be called again at any time, and looks again before it acts.
+
+pub mod budget;
+pub mod culprit;
+pub mod delete;
+pub mod desk;
+pub mod drain;
+pub mod hearing;
+pub mod inventory;
+pub mod journal;
+pub mod kinds;
+pub mod namespace;
+pub mod node;
+pub mod orphans;
+pub mod owner;
+pub mod pin;
+pub mod pods;
+pub mod quiet;
+pub mod services;
+pub mod strip;
+pub mod trouble;
+
+pub use trouble::{ClusterError, Failure, Refusal, Told};
 
 use crate::sight::Sight;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// One question to the API server.
 const CALL: Duration = Duration::from_secs(5);
-/// Why the API server could not be asked.
-#[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
-    /// The kubeconfig cannot be used.
-    #[error("use kubeconfig {}", path.display())]
-    Kubeconfig {
-        /// File.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: kube::config::KubeconfigError,
-    },
-    /// No client can be made of it.
-    #[error("use kubeconfig {}", path.display())]
-    Client {
-        /// File.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// It answered with an error, or not at all.
-    #[error("ask the API server for {what}")]
-    Call {
-        /// What was asked.
-        what: String,
-        /// Why.
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// It did not answer.
-    #[error("ask the API server for {what}: no answer within {} s", CALL.as_secs())]
-    Late {
-        /// What was asked.
-        what: String,
-    },
-}
+/// So many questions at once, at most.
+pub const AT_ONCE: usize = 24;
+
+/// Where progress goes.
+pub type Say<'a> = dyn FnMut(String) + Send + 'a;
 
 /// The API server.
+#[derive(Clone)]
 pub struct Cluster {
     client: Client,
+    /// Gives an answer "not now" back at once: an eviction that a budget refuses is tried again by us, not by the library.
+    plain: Client,
+    /// The context that is used.
+    pub context: String,
+    /// Where it is asked.
+    pub server: String,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -65,22 +65,55 @@ impl Cluster {
     /// Reads a kubeconfig; asks nobody yet.
     pub async fn open(path: &Path, context: Option<&str>) -> Result<Self, ClusterError> {
         let wrong = |source| ClusterError::Kubeconfig { path: path.to_owned(), source };
+        let unusable =
+            |e| ClusterError::Client { path: path.to_owned(), source: Box::new(Told(e)) };
         let file = Kubeconfig::read_from(path).map_err(wrong)?;
+        let named = context.map(Into::into).or_else(|| file.current_context.clone());
         let options =
             KubeConfigOptions { context: context.map(Into::into), ..KubeConfigOptions::default() };
         let mut config = Config::from_custom_kubeconfig(file, &options).await.map_err(wrong)?;
         config.connect_timeout = Some(CALL);
         // The default is to wait for ever.
         config.read_timeout = Some(CALL);
-        let client = Client::try_from(config)
-            .map_err(|e| ClusterError::Client { path: path.to_owned(), source: Box::new(e) })?;
-        Ok(Self { client })
+        let server = config.cluster_url.to_string();
+        let mut once = config.clone();
+        once.default_retry = false;
+        let client = Client::try_from(config).map_err(unusable)?;
+        let plain = Client::try_from(once).map_err(unusable)?;
+        Ok(Self { client, plain, context: named.unwrap_or_default(), server })
+    }
+
+    /// Objects of a kind known at compile time, in a namespace or in all.
+    pub fn api<K>(&self, namespace: Option<&str>) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        match namespace {
+            Some(name) => Api::namespaced(self.client.clone(), name),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    /// Pods and the like of a namespace; an answer "not now" comes back at once.
+    pub fn once<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.plain.clone(), namespace)
+    }
+
+    /// Objects that are in no namespace.
+    pub fn wide<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = ()>,
+    {
+        Api::all(self.client.clone())
     }
 
     /// Every node there is.
     pub async fn nodes(&self) -> Result<Vec<Node>, ClusterError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let all = ask("its nodes".to_owned(), nodes.list(&ListParams::default())).await?;
+        let all = ask("its nodes", nodes.list(&ListParams::default())).await?;
         Ok(all.items)
     }
 
@@ -99,13 +132,48 @@ impl Cluster {
     }
 }
 
-async fn ask<T>(
-    what: String,
+/// Changes some fields of an object.
+pub async fn merge<K>(
+    what: impl Into<String>,
+    api: &Api<K>,
+    name: &str,
+    patch: &serde_json::Value,
+) -> Result<K, ClusterError>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let how = PatchParams::default();
+    ask(what, api.patch(name, &how, &Patch::Merge(patch))).await
+}
+
+/// Deletes an object by its uid, in the background: the foreground waits for what can never go. One that is gone, or
+/// another of its name, is no error.
+pub async fn remove<K>(
+    what: impl Into<String>,
+    api: &Api<K>,
+    (name, uid): (&str, &str),
+    grace: Option<u32>,
+) -> Result<(), ClusterError>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let same = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    let mut how = DeleteParams::background().preconditions(same);
+    how.grace_period_seconds = grace;
+    match ask(what, api.delete(name, &how)).await {
+        Err(e) if e.is_missing() || e.is_conflict() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Asks, bounded in time.
+pub async fn ask<T>(
+    what: impl Into<String>,
     call: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, ClusterError> {
     match timeout(CALL, call).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(e)) => Err(ClusterError::Call { what, source: Box::new(e) }),
-        Err(_) => Err(ClusterError::Late { what }),
+        Ok(Err(e)) => Err(ClusterError::Call { what: what.into(), source: Box::new(Told(e)) }),
+        Err(_) => Err(ClusterError::Late { what: what.into(), limit: CALL }),
     }
 }

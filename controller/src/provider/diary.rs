@@ -270,7 +270,8 @@ fn pending(lines: &[Line]) -> Option<Open> {
     open
 }
 
-fn place() -> Result<PathBuf, DiaryError> {
+/// Where this program keeps its state.
+pub fn place() -> Result<PathBuf, DiaryError> {
     let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     // A relative XDG path is to be ignored, says the specification.
     let state = var("XDG_STATE_HOME").filter(|p| p.is_absolute());

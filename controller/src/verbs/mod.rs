@@ -1,8 +1,12 @@
 //! One file for each verb: its arguments, what it does, what it prints.
 
 pub mod baseline;
+pub mod cleanup;
 pub mod confirm;
+pub mod cordon;
+pub mod delete;
 pub mod diagnose;
+pub mod drain;
 pub mod faults;
 pub mod heal;
 pub mod history;
@@ -11,6 +15,7 @@ pub mod plan;
 pub mod reboot;
 pub mod report;
 pub mod status;
+pub mod uncordon;
 pub mod undo;
 pub mod vps;
 pub mod watch;
