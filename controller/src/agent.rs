@@ -3,8 +3,10 @@
 use crate::error::CommandError;
 use crate::obstacle::chain;
 use crate::reach::Reached;
+use crate::ssh::Tunnel;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_proto::v1 as wire;
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Code, Response, Status, Streaming};
 
@@ -103,11 +105,14 @@ pub struct Agent {
     /// Its answer when it was reached.
     pub status: wire::StatusReply,
     client: wire::lifeline_client::LifelineClient<tonic::transport::Channel>,
+    /// What carries the connection, when it is not the network itself.
+    _tunnel: Option<Arc<Tunnel>>,
 }
 
 impl From<Reached> for Agent {
     fn from(r: Reached) -> Self {
-        Self { node: r.status.node.clone(), via: r.via, status: r.status, client: r.client }
+        let node = r.status.node.clone();
+        Self { node, via: r.via, status: r.status, client: r.client, _tunnel: None }
     }
 }
 
@@ -126,6 +131,11 @@ pub fn verdict(number: i32) -> Verdict {
 }
 
 impl Agent {
+    /// One that was reached through something that must live as long as it is talked to.
+    pub fn carried(reached: Reached, via: String, tunnel: Tunnel) -> Self {
+        Self { via, _tunnel: Some(Arc::new(tunnel)), ..Self::from(reached) }
+    }
+
     /// Who it is and how its node was at its last look.
     pub async fn status(&self) -> Result<wire::StatusReply, AgentError> {
         let mut c = self.client.clone();

@@ -71,6 +71,8 @@ pub enum Verb {
     History(verbs::history::Args),
     /// Show, accept or forget what a node looks like when it is well
     Baseline(verbs::baseline::Args),
+    /// Bring a whole cluster back: the runbook, from looking to the report
+    Recover(verbs::recover::Args),
     /// Look at the nodes' machines at the provider, restart, rescue or rebuild them
     Vps(verbs::vps::Args),
     /// Remove a namespace that does not go, what is left of one, or a workload that must stop

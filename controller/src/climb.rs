@@ -391,7 +391,7 @@ impl<'a> Heal<'a> {
                 .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()),
             boots: (self.boot.clone(), now),
         };
-        let look = async || cluster.look(&self.agent.node).await;
+        let look = || cluster.look(&self.agent.node);
         let proof = proof::prove(look, &act, Limits::default()).await;
         let exit = if proof.proven { Exit::Done } else { Exit::TimedOut };
         self.proof = Some(proof);

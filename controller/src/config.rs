@@ -3,8 +3,10 @@
 //! An unknown key is an error with its line: a mistyped `kubeconfig` that is silently ignored would silently skip a check.
 
 mod provider;
+mod record;
 
 pub use provider::{Provider, Role, Vps};
+pub use record::{Github, Record};
 
 use crate::suggest::nearest;
 use crate::{files, pki};
@@ -80,6 +82,7 @@ struct Written {
     context: Option<String>,
     tls: Option<Tls>,
     provider: Option<provider::Written>,
+    record: Option<record::Written>,
     #[serde(default)]
     nodes: BTreeMap<Spanned<String>, WrittenNode>,
 }
@@ -89,6 +92,7 @@ struct Written {
 struct WrittenNode {
     addresses: Spanned<Vec<Spanned<String>>>,
     role: Option<Role>,
+    ssh: Option<Spanned<String>>,
     vps: Option<provider::WrittenVps>,
 }
 
@@ -98,6 +102,8 @@ struct Node {
     /// Each with a port.
     addresses: Vec<String>,
     role: Option<Role>,
+    /// What `ssh` is told: `root@192.168.2.80`, or a name of its own configuration.
+    ssh: Option<String>,
     vps: Option<Vps>,
 }
 
@@ -139,6 +145,7 @@ pub struct Config {
     pub context: Option<String>,
     tls: Option<Tls>,
     provider: Option<Provider>,
+    record: Option<Record>,
     nodes: BTreeMap<String, Node>,
 }
 
@@ -191,10 +198,12 @@ impl Config {
                     .push(address(a.get_ref()).map_err(|why| wrong(a.span().start, why, None))?);
             }
             let vps = node.vps.as_ref().map(|v| v.check(&addresses, &line)).transpose()?;
-            nodes.insert(name.get_ref().clone(), Node { addresses, role: node.role, vps });
+            let ssh = node.ssh.as_ref().map(|s| ssh(s, &line)).transpose()?;
+            nodes.insert(name.get_ref().clone(), Node { addresses, role: node.role, ssh, vps });
         }
         let base = path.parent().unwrap_or_else(|| Path::new("."));
         let provider = written.provider.map(|p| p.check(base, &line)).transpose()?;
+        let record = written.record.map(|r| r.check(base, &line)).transpose()?;
         Ok(Self {
             path: path.to_owned(),
             cluster: written.cluster.into_inner(),
@@ -206,6 +215,7 @@ impl Config {
                 key: absolute(base, &t.key),
             }),
             provider,
+            record,
             nodes,
         })
     }
@@ -225,6 +235,11 @@ impl Config {
         self.nodes.get(node)?.role
     }
 
+    /// How `ssh` reaches a node, if it may be asked to.
+    pub fn ssh(&self, node: &str) -> Option<&str> {
+        self.nodes.get(node)?.ssh.as_deref()
+    }
+
     /// A node's machine at the provider.
     pub fn vps(&self, node: &str) -> Result<&Vps, ConfigError> {
         self.node(node)?.vps.as_ref().ok_or_else(|| ConfigError::NoVps {
@@ -241,6 +256,11 @@ impl Config {
         })
     }
 
+    /// Where a recovery is written down for others, if anywhere.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
     fn node(&self, node: &str) -> Result<&Node, ConfigError> {
         self.nodes.get(node).ok_or_else(|| ConfigError::UnknownNode {
             name: node.to_owned(),
@@ -253,6 +273,19 @@ impl Config {
     /// Who we are on the network.
     pub fn tls(&self) -> Result<&Tls, ConfigError> {
         self.tls.as_ref().ok_or_else(|| ConfigError::NoTls { path: self.path.clone() })
+    }
+}
+
+/// What `ssh` would take for an option is no destination.
+fn ssh(text: &Spanned<String>, line: &Line<'_>) -> Result<String, ConfigError> {
+    let t = text.get_ref();
+    let good = |c: char| c.is_ascii_alphanumeric() || "@.-_:[]%/".contains(c);
+    match !t.is_empty() && !t.starts_with('-') && t.chars().all(good) {
+        true => Ok(t.clone()),
+        false => {
+            let why = format!("{t:?} is no destination of ssh: write root@192.168.2.80");
+            Err(line.wrong(text.span().start, why, None))
+        }
     }
 }
 

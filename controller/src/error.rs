@@ -11,6 +11,7 @@ use crate::provider::act::ActError;
 use crate::provider::diary::DiaryError;
 use crate::provider::pick::PickError;
 use crate::reach::Unreached;
+use crate::runbook::book::BookError;
 use crate::secret::SecretError;
 use crate::{files, pki};
 use std::error::Error as StdError;
@@ -258,6 +259,25 @@ impl From<DiaryError> for CommandError {
             DiaryError::File { .. } | DiaryError::NoHome => {
                 Self::failed(error).hinted("nothing more was asked of the provider")
             }
+        }
+    }
+}
+
+impl From<BookError> for CommandError {
+    fn from(error: BookError) -> Self {
+        match error {
+            BookError::Small(e) => e.into(),
+            BookError::Place(e) => e.into(),
+            BookError::Held { .. } => {
+                Self::failed(error).hinted("nothing was done; wait for the other one")
+            }
+            BookError::None { .. } => Self::usage(error)
+                .hinted("begin one: ctl recover; what is there is in that directory"),
+            BookError::Damaged { .. } | BookError::Form { .. } => Self::new(Kind::Stuck, error)
+                .hinted(
+                    "nothing more was done; read it by eye, and begin anew: ctl recover --anew",
+                ),
+            BookError::File { .. } => Self::failed(error).hinted("nothing more was done"),
         }
     }
 }

@@ -12,20 +12,25 @@ mod exit;
 mod files;
 mod follow;
 mod heal_view;
+mod https;
 mod identity;
 mod interrupt;
+mod kept;
 mod member;
 mod obstacle;
 mod out;
+mod paper;
 mod pki;
 mod plan_view;
 mod proof;
 mod provider;
 mod reach;
 mod record;
+mod runbook;
 mod secret;
 mod session;
 mod sight;
+mod ssh;
 mod suggest;
 mod tls;
 mod verbs;
@@ -85,6 +90,7 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::Report(args) => verbs::report::run(args, &session()?).await,
         Verb::History(args) => verbs::history::run(args, &session()?).await,
         Verb::Baseline(args) => verbs::baseline::run(args, &session()?).await,
+        Verb::Recover(args) => verbs::recover::run(args, &cli.global, out).await,
         Verb::Vps(args) => verbs::vps::run(args, &cli.global, out).await,
         Verb::Cleanup(args) => verbs::cleanup::run(args, &cli.global, out).await,
         Verb::Cordon(args) => verbs::cordon::run(args, &cli.global, out).await,

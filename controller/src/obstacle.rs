@@ -70,6 +70,9 @@ pub enum Obstacle {
     /// The connection broke off.
     #[error("the connection broke off: {0}")]
     Broken(String),
+    /// SSH does not lead there.
+    #[error(transparent)]
+    Ssh(crate::ssh::SshError),
     /// It answered with an error.
     #[error("it answered: {}", .0.message())]
     Answered(Status),

@@ -119,6 +119,16 @@ fn why(outcome: &Outcome) -> Option<String> {
     }
 }
 
+/// When the last restart of a unit, or of the node, began in these runs, by the node's clock.
+pub fn restarted_ms(runs: &[Run<'_>]) -> Option<u64> {
+    let steps = runs.iter().flat_map(|r| r.steps());
+    let done = steps.filter(|s| {
+        matches!(s.op, NodeOp::Restarted { .. } | NodeOp::Rebooted)
+            && matches!(s.ended, Some((_, Outcome::Done | Outcome::AlreadySo)))
+    });
+    done.filter_map(|s| s.began).map(|at| at.wall_ms).max()
+}
+
 impl Record {
     /// An incident of which nothing has been seen.
     pub fn new(incident: &str) -> Self {
@@ -193,13 +203,7 @@ impl Record {
 
     /// When the last restart of a unit, or of the node, began, by the node's clock; `None` when none was done.
     pub fn restarted_ms(&self) -> Option<u64> {
-        let runs = self.borrowed();
-        let steps = runs.iter().flat_map(|r| r.steps());
-        let done = steps.filter(|s| {
-            matches!(s.op, NodeOp::Restarted { .. } | NodeOp::Rebooted)
-                && matches!(s.ended, Some((_, Outcome::Done | Outcome::AlreadySo)))
-        });
-        done.filter_map(|s| s.began).map(|at| at.wall_ms).max()
+        restarted_ms(&self.borrowed())
     }
 
     /// The runs for machines.

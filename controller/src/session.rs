@@ -5,9 +5,11 @@ use crate::cli::Global;
 use crate::config::Config;
 use crate::error::CommandError;
 use crate::identity::Identity;
+use crate::obstacle::Obstacle;
 use crate::out::Out;
 use crate::pki::subject::{Role, Subject};
-use crate::reach::{self, Road};
+use crate::reach::{self, Road, Tried, Unreached};
+use crate::ssh;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,6 +35,14 @@ impl Session {
         let config = Config::load(global.config.as_deref())?;
         let identity = Identity::load(config.tls()?, &config.cluster)?;
         Ok(Self { out, config: Some(config), identity: Some(Arc::new(identity)), socket: None })
+    }
+
+    /// Who acts, for journals: `operator alice`.
+    pub fn who(&self) -> String {
+        match &self.identity {
+            Some(me) => format!("{} {}", me.subject.role.word(), me.subject.name),
+            None => "root of this machine".to_owned(),
+        }
     }
 
     /// Refuses early what an agent would refuse anyway: a viewer does not get as far as a question.
@@ -88,7 +98,10 @@ impl Session {
     /// Reaches a node's agent.
     pub async fn agent(&self, node: &str) -> Result<Agent, CommandError> {
         let road = self.road(node)?;
-        let mut agent = Agent::from(reach::reach(node, &road).await?);
+        let mut agent = match reach::reach(node, &road).await {
+            Ok(reached) => Agent::from(reached),
+            Err(unreached) => self.by_ssh(node, unreached).await?,
+        };
         // Over the network its certificate vouches for the name; on the socket nobody need have typed one.
         if !node.is_empty() {
             node.clone_into(&mut agent.node);
@@ -103,6 +116,30 @@ impl Session {
             )));
         }
         Ok(agent)
+    }
+}
+
+impl Session {
+    /// The same agent by another way, where one is configured; what was tried before stays told.
+    async fn by_ssh(&self, node: &str, mut unreached: Unreached) -> Result<Agent, CommandError> {
+        let config = self.config.as_ref().filter(|_| self.socket.is_none());
+        let Some(target) = config.and_then(|c| c.ssh(node)) else { return Err(unreached.into()) };
+        let path = format!("ssh {target}");
+        let tunnel = match ssh::tunnel(target).await {
+            Ok(tunnel) => tunnel,
+            Err(error) => {
+                unreached.tried.push(Tried { path, obstacle: Obstacle::Ssh(error) });
+                return Err(unreached.into());
+            }
+        };
+        match reach::reach(node, &Road::Socket(tunnel.socket.clone())).await {
+            Ok(reached) => Ok(Agent::carried(reached, path, tunnel)),
+            Err(mut other) => {
+                other.tried.iter_mut().for_each(|t| t.path.clone_from(&path));
+                unreached.tried.append(&mut other.tried);
+                Err(unreached.into())
+            }
+        }
     }
 }
 

@@ -27,6 +27,7 @@ async fn help_is_as_it_was_agreed() {
         "drain",
         "delete",
         "faults",
+        "recover",
         "vps",
         "vps list",
         "vps show",

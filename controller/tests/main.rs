@@ -23,6 +23,8 @@ mod portable;
 mod reach;
 mod readme;
 #[cfg(target_os = "linux")]
+mod recover;
+#[cfg(target_os = "linux")]
 mod rented;
 #[cfg(target_os = "linux")]
 mod secrets;

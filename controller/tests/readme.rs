@@ -23,6 +23,7 @@ fn section(name: &str, wanted: &str) {
 async fn the_readme_is_up_to_date() {
     let desk = Desk::new().await;
     section("faults", &desk.ctl(&["faults", "--markdown"]).await.exits(0).stdout);
+    section("recover", &desk.ctl(&["recover", "--explain"]).await.exits(0).stdout);
     let help = desk.ctl(&["--help"]).await.exits(0).stdout;
     let verbs =
         help.lines().skip_while(|l| *l != "Commands:").skip(1).take_while(|l| !l.is_empty());

@@ -298,6 +298,7 @@ fn of_last(plan: &NodePlan) -> Vec<String> {
                 out.push("a reboot is a plan of its own".to_string());
             }
         }
+        Rung::Controller => out.push("rung 7 is the controller's: no node takes it".to_string()),
         Rung::Guard | Rung::Quiet | Rung::Clean | Rung::Reconnect => {}
     }
     out

@@ -26,6 +26,8 @@ pub enum Rung {
     Reset,
     /// 6: reboot.
     Reboot,
+    /// 7: what no agent can do: the provider, the cluster, the record. Never a plan for a node.
+    Controller,
 }
 
 impl Rung {
@@ -44,6 +46,7 @@ impl Rung {
             Self::Reconnect => 4,
             Self::Reset => 5,
             Self::Reboot => 6,
+            Self::Controller => 7,
         }
     }
 
@@ -56,6 +59,7 @@ impl Rung {
             Self::Reconnect => "reconnect",
             Self::Reset => "reset",
             Self::Reboot => "reboot",
+            Self::Controller => "controller",
         }
     }
 }

@@ -213,6 +213,8 @@ fn deadline(rung: Rung, policy: &Policy) -> u64 {
         Rung::Reset => policy.confirm_ms,
         // Of the boot that comes: the kubelet renews within a minute, slow machines within five.
         Rung::Reboot => 300_000,
+        // Each of its plans brings its own.
+        Rung::Controller => 0,
     }
 }
 

@@ -67,18 +67,7 @@ pub enum Role {
 
 impl Written {
     pub(super) fn check(self, base: &Path, line: &Line<'_>) -> Result<Provider, ConfigError> {
-        let at = self.token.span().start;
-        let Some(text) = self.token.get_ref().as_str() else {
-            return Err(line.wrong(
-                at,
-                "token must be a reference in quotes: op://…, env:NAME or file:PATH".into(),
-                None,
-            ));
-        };
-        let token = Reference::parse(text, base).map_err(|e| {
-            let hint = e.hint().map(|h| format!("\n  {h}")).unwrap_or_default();
-            line.wrong(at, format!("token: {e}{hint}"), None)
-        })?;
+        let token = reference(&self.token, base, line)?;
         let api = match &self.api {
             Some(api) => {
                 base_of(api.get_ref()).map_err(|why| line.wrong(api.span().start, why, None))?
@@ -121,8 +110,28 @@ impl WrittenVps {
     }
 }
 
+/// Where a token is; a token that stands in the file itself is refused, and never repeated.
+pub(super) fn reference(
+    token: &Spanned<toml::Value>,
+    base: &Path,
+    line: &Line<'_>,
+) -> Result<Reference, ConfigError> {
+    let at = token.span().start;
+    let Some(text) = token.get_ref().as_str() else {
+        return Err(line.wrong(
+            at,
+            "token must be a reference in quotes: op://…, env:NAME or file:PATH".into(),
+            None,
+        ));
+    };
+    Reference::parse(text, base).map_err(|e| {
+        let hint = e.hint().map(|h| format!("\n  {h}")).unwrap_or_default();
+        line.wrong(at, format!("token: {e}{hint}"), None)
+    })
+}
+
 /// Only TLS: the token goes with every question.
-fn base_of(text: &str) -> Result<String, String> {
+pub(super) fn base_of(text: &str) -> Result<String, String> {
     let bad = || format!("{text:?} is no https://HOST or https://HOST:PORT");
     let rest = text.strip_prefix("https://").ok_or_else(bad)?.trim_end_matches('/');
     let uri: http::Uri = format!("https://{rest}/").parse().map_err(|_| bad())?;

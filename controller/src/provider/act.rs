@@ -82,7 +82,11 @@ pub struct Act<'a> {
 
 impl Act<'_> {
     /// Sends the wish, and says which action it became. A wish whose fate is unclear is looked up.
-    pub async fn send(&mut self, call: &Call, say: &dyn Fn(&str)) -> Result<u64, ActError> {
+    pub async fn send(
+        &mut self,
+        call: &Call,
+        say: &(dyn Fn(&str) + Sync),
+    ) -> Result<u64, ActError> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -160,7 +164,7 @@ impl Act<'_> {
         &mut self,
         id: u64,
         limit: Duration,
-        say: &dyn Fn(&str),
+        say: &(dyn Fn(&str) + Sync),
     ) -> Result<Action, ActError> {
         let begun = Instant::now();
         let (mut pause, mut told) = (Duration::from_secs(1), String::new());

@@ -2,9 +2,9 @@
 
 use super::call::Call;
 use super::error::ProviderError;
-use super::http::{Reply, Wire};
 use super::shape::{Action, Complaint, Machine, Page};
 use crate::config::Provider;
+use crate::https::{Missed, Place, Reply, Wire};
 use crate::secret::Secret;
 use http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -43,7 +43,9 @@ pub struct Api {
 impl Api {
     /// Prepares everything; dials nobody.
     pub fn new(provider: &Provider, token: Secret) -> Result<Self, ProviderError> {
-        Ok(Self { wire: Wire::new(provider, token)? })
+        let (ca, timeout) = (provider.ca.as_deref(), provider.timeout);
+        let place = Place { api: &provider.api, ca, timeout };
+        Ok(Self { wire: Wire::new(&place, token).map_err(ProviderError::Trust)? })
     }
 
     /// Every machine of the account.
@@ -136,8 +138,12 @@ impl Api {
 
     /// One exchange, its status judged.
     async fn once(&self, call: &Call) -> Result<Reply, ProviderError> {
-        let reply = self.wire.exchange(call).await?;
         let what = call.what();
+        let reply = match self.wire.exchange(call).await {
+            Ok(reply) => reply,
+            Err(Missed::Unsent(why)) => return Err(ProviderError::Unsent { what, why }),
+            Err(Missed::Unclear(why)) => return Err(ProviderError::Unclear { what, why }),
+        };
         let status = reply.status.as_u16();
         let why = self.words(&reply);
         match reply.status {

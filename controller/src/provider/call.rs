@@ -2,6 +2,7 @@
 //!
 //! There is no purchase, no cancellation, no set-up and no free path among them, and no other way out to the network.
 
+use crate::https::Ask;
 use crate::secret::Secret;
 use http::Method;
 use serde_json::json;
@@ -52,9 +53,8 @@ const SHAPES: [&str; 8] = [
     "POST /api/vps/v1/virtual-machines/{id}/recreate",
 ];
 
-impl Call {
-    /// Its method.
-    pub fn method(&self) -> Method {
+impl Ask for Call {
+    fn method(&self) -> Method {
         match self {
             Self::Machines | Self::Machine(_) | Self::Actions(..) | Self::Action(..) => Method::GET,
             Self::Restart(_) | Self::Rescue(..) | Self::Recreate(..) => Method::POST,
@@ -62,8 +62,7 @@ impl Call {
         }
     }
 
-    /// Its path.
-    pub fn path(&self) -> String {
+    fn path(&self) -> String {
         let vm = |id: &u64| format!("/api/vps/v1/virtual-machines/{id}");
         match self {
             Self::Machines => "/api/vps/v1/virtual-machines".to_owned(),
@@ -77,8 +76,7 @@ impl Call {
         }
     }
 
-    /// What goes with it; it may hold a secret, so it is never shown.
-    pub fn body(&self) -> Option<Zeroizing<String>> {
+    fn body(&self) -> Option<Zeroizing<String>> {
         let body = match self {
             Self::Rescue(_, password) => json!({ "root_password": password.expose() }),
             Self::Recreate(_, rebuild) => {
@@ -95,7 +93,9 @@ impl Call {
         };
         Some(Zeroizing::new(body.to_string()))
     }
+}
 
+impl Call {
     /// Does it change anything?
     pub fn acts(&self) -> bool {
         self.method() != Method::GET

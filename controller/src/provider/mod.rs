@@ -7,7 +7,6 @@ pub mod api;
 pub mod call;
 pub mod diary;
 pub mod error;
-mod http;
 pub mod pick;
 pub mod shape;
 

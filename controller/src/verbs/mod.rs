@@ -13,6 +13,7 @@ pub mod history;
 pub mod pki;
 pub mod plan;
 pub mod reboot;
+pub mod recover;
 pub mod report;
 pub mod status;
 pub mod uncordon;

@@ -49,7 +49,7 @@ pub fn last_resort(
     match rung {
         Rung::Reset => reset(seen, policy, findings, incident),
         Rung::Reboot => Ok(reboot(policy, findings, incident)),
-        Rung::Guard | Rung::Quiet | Rung::Clean | Rung::Reconnect => {
+        Rung::Guard | Rung::Quiet | Rung::Clean | Rung::Reconnect | Rung::Controller => {
             Err(format!("rung {} is none of the last", rung.number()))
         }
     }

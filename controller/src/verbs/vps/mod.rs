@@ -1,11 +1,11 @@
 //! `ctl vps`: the nodes' machines at the provider: looked at, restarted, rescued, rebuilt; never bought, never cancelled.
 
-mod desk;
+pub mod desk;
 mod list;
-mod proof;
+pub mod proof;
 mod recreate;
 mod rescue;
-mod restart;
+pub mod restart;
 mod show;
 mod work;
 

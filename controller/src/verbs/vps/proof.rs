@@ -173,7 +173,7 @@ pub async fn rest(desk: &Desk, node: &str, before: Option<Sight>, boots: (String
     let cluster = async {
         let cluster = desk.cluster.as_ref()?;
         let limits = Limits { lease: SETTLE, ready: SETTLE, pods: SETTLE, ..Limits::default() };
-        Some(proof::prove(async || cluster.look(node).await, &act, limits).await)
+        Some(proof::prove(|| cluster.look(node), &act, limits).await)
     };
     let (verdict, cluster) = tokio::join!(agent, cluster);
     Rest { verdict, cluster }

@@ -64,6 +64,41 @@ struct RestartJson<'a> {
     seconds: f64,
 }
 
+/// Restarts a node's machine, or goes on with a restart that was cut off, until another boot was seen. Everything was agreed to.
+pub async fn off_and_on(desk: &Desk, node: &str, limit: Duration) -> Result<String, CommandError> {
+    let mut work = Work::prepare(desk, node, Wish::Restart).await?;
+    let before = work.before();
+    work.carry_out(&Call::Restart(work.found.id), limit).await?;
+    desk.out.say(format!("{node}: the provider says that it is done. Waiting for another boot …"));
+    let was = before.as_deref().unwrap_or("?");
+    match proof::another(desk, node, before.as_deref(), limit).await {
+        Seen::Changed { boot, by } => {
+            work.booted(&boot, by)?;
+            work.close("restarted")?;
+            Ok(boot)
+        }
+        Seen::Same => {
+            work.close("not-restarted")?;
+            Err(CommandError::failed(format!(
+                "restart {node}: the provider says it is done, and the node is still in boot {was}: it was not restarted"
+            )))
+        }
+        Seen::Unproven { boot } => {
+            work.close("not-proven")?;
+            Err(CommandError::failed(format!(
+                "restart {node}: it is in boot {boot}, and the boot before was not known: that cannot be proven"
+            )))
+        }
+        Seen::Nothing => Err(CommandError::new(
+            crate::error::Kind::TimedOut,
+            format!(
+                "restart {node}: the provider says it is done, and for {} s nobody has heard of another boot than {was}",
+                limit.as_secs()
+            ),
+        )),
+    }
+}
+
 /// Runs `ctl vps restart`.
 pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let begun = Instant::now();

@@ -2,33 +2,64 @@
 //!
 //! Redirects are not followed: the token goes to the configured host and nowhere else.
 
-use crate::config::Provider;
 use crate::secret::Secret;
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
-use http::{Request, StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::call::Call;
-use super::error::ProviderError;
-
 /// TCP must connect within this, and TLS must be done within as much again.
 const CONNECT: Duration = Duration::from_secs(5);
 /// The largest answer that is read.
 const MOST: usize = 4 << 20;
-/// The provider's front refuses who does not say who he is.
+/// GitHub's and the provider's fronts refuse who does not say who he is.
 const AGENT: &str = concat!("lifeline-ctl/", env!("CARGO_PKG_VERSION"));
+
+/// Where it is, and whom there is believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// `https://host[:port]`, without a path.
+    pub api: &'a str,
+    /// Believed instead of the system's authorities.
+    pub ca: Option<&'a Path>,
+    /// How long one answer may take.
+    pub timeout: Duration,
+}
+
+/// One question or wish.
+pub trait Ask {
+    /// Its method.
+    fn method(&self) -> Method;
+    /// Its path.
+    fn path(&self) -> String;
+    /// What goes with it; it may hold a secret, so it is never shown.
+    fn body(&self) -> Option<zeroize::Zeroizing<String>>;
+    /// The form of answers that is wanted.
+    fn accept(&self) -> &'static str {
+        "application/json"
+    }
+}
+
+/// Why no answer came.
+#[derive(Debug)]
+pub enum Missed {
+    /// Nothing was sent.
+    Unsent(String),
+    /// It was sent, and what became of it is not known.
+    Unclear(String),
+}
 
 /// What came back.
 #[derive(Debug)]
@@ -43,7 +74,7 @@ pub struct Reply {
     pub json: bool,
 }
 
-/// The way to the provider.
+/// The way there.
 pub struct Wire {
     host: String,
     port: u16,
@@ -59,19 +90,18 @@ impl std::fmt::Debug for Wire {
 }
 
 impl Wire {
-    /// Prepares everything; dials nobody.
-    pub fn new(provider: &Provider, token: Secret) -> Result<Self, ProviderError> {
-        let uri: Uri =
-            provider.api.parse().map_err(|_| ProviderError::Trust("no address".to_owned()))?;
+    /// Prepares everything; dials nobody. The text says why nobody could be believed.
+    pub fn new(place: &Place<'_>, token: Secret) -> Result<Self, String> {
+        let uri: Uri = place.api.parse().map_err(|_| "no address".to_owned())?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(443);
         let ring = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(ring)
             .with_safe_default_protocol_versions()
-            .map_err(|e| ProviderError::Trust(e.to_string()))?
-            .with_root_certificates(roots(provider)?)
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots(place.ca)?)
             .with_no_client_auth();
-        Ok(Self { host, port, tls: Arc::new(tls), token, answer: provider.timeout })
+        Ok(Self { host, port, tls: Arc::new(tls), token, answer: place.timeout })
     }
 
     /// Whose words are shown must not show the token.
@@ -80,11 +110,11 @@ impl Wire {
     }
 
     /// Sends a call and reads the answer.
-    pub async fn exchange(&self, call: &Call) -> Result<Reply, ProviderError> {
-        let unsent = |why: String| ProviderError::Unsent { what: call.what(), why };
+    pub async fn exchange(&self, call: &impl Ask) -> Result<Reply, Missed> {
+        let unsent = Missed::Unsent;
         let stream = self.connect().await.map_err(unsent)?;
         let request = self.request(call).map_err(unsent)?;
-        let unclear = |why: String| ProviderError::Unclear { what: call.what(), why };
+        let unclear = Missed::Unclear;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| unsent(e.to_string()))?;
@@ -116,16 +146,25 @@ impl Wire {
             Ok(Ok(done)) => done,
         };
         let body = body.map_err(|e| unclear(format!("its answer cannot be read: {e}")))?;
-        let text = |name| head.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+        let text =
+            |name: HeaderName| head.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+        // GitHub says it so, in seconds since the epoch, when the hour's questions are spent.
+        let number = |name| text(name).and_then(|t| t.trim().parse::<i64>().ok());
+        let spent = (number(HeaderName::from_static("x-ratelimit-remaining")) == Some(0))
+            .then(|| number(HeaderName::from_static("x-ratelimit-reset")))
+            .flatten()
+            .map(|at| at.saturating_sub(jiff::Timestamp::now().as_second()).max(0))
+            .and_then(|s| u64::try_from(s).ok())
+            .map(Duration::from_secs);
         Ok(Reply {
             status: head.status,
             body: String::from_utf8_lossy(&body).into_owned(),
-            wait: text(RETRY_AFTER).and_then(|t| wait(t, jiff::Timestamp::now())),
+            wait: text(RETRY_AFTER).and_then(|t| wait(t, jiff::Timestamp::now())).or(spent),
             json: text(CONTENT_TYPE).is_some_and(|t| t.contains("json")),
         })
     }
 
-    fn request(&self, call: &Call) -> Result<Request<Full<Bytes>>, String> {
+    fn request(&self, call: &impl Ask) -> Result<Request<Full<Bytes>>, String> {
         let bearer = zeroize::Zeroizing::new(format!("Bearer {}", self.token.expose()));
         let mut authorization = HeaderValue::from_str(&bearer)
             .map_err(|_| "the token has characters no token has".to_owned())?;
@@ -138,7 +177,7 @@ impl Wire {
             .method(call.method())
             .uri(call.path())
             .header(HOST, host)
-            .header(ACCEPT, "application/json")
+            .header(ACCEPT, call.accept())
             .header(USER_AGENT, AGENT)
             .header(AUTHORIZATION, authorization);
         let body = match call.body() {
@@ -193,19 +232,17 @@ impl Wire {
     }
 }
 
-fn roots(provider: &Provider) -> Result<RootCertStore, ProviderError> {
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    let Some(path) = &provider.ca else {
+    let Some(path) = ca else {
         let found = rustls_native_certs::load_native_certs();
         let (added, _) = roots.add_parsable_certificates(found.certs);
         return match added {
-            0 => {
-                Err(ProviderError::Trust("this machine has no certificate authorities".to_owned()))
-            }
+            0 => Err("this machine has no certificate authorities".to_owned()),
             _ => Ok(roots),
         };
     };
-    let wrong = |e: String| ProviderError::Trust(format!("{}: {e}", path.display()));
+    let wrong = |e: String| format!("{}: {e}", path.display());
     let certificates = CertificateDer::pem_file_iter(path).map_err(|e| wrong(e.to_string()))?;
     for der in certificates {
         let der = der.map_err(|e| wrong(e.to_string()))?;

@@ -1,0 +1,116 @@
+//! Phase 8: the cluster as a whole: every node, every pod that is meant to run, and each agent's own look at its routing.
+
+use crate::cluster::Cluster;
+use crate::obstacle::chain;
+use crate::session::Session;
+use crate::sight::Sight;
+use crate::words;
+use futures_util::future::join_all;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+/// Pods that were moved take this long to run elsewhere.
+const SETTLE: Duration = Duration::from_secs(90);
+/// Between two looks.
+const POLL: Duration = Duration::from_secs(2);
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Nothing is out of order.
+    pub well: bool,
+    /// In a sentence.
+    pub words: String,
+}
+
+/// Looks until nothing is out of order, or the time is over. `unwell_before` was not ready before anything was done.
+pub async fn settle(
+    session: &Session,
+    cluster: Option<&Cluster>,
+    nodes: &[String],
+    unwell_before: &[String],
+) -> Result<Checked, String> {
+    let Some(cluster) = cluster else {
+        return Err("the cluster cannot be verified: no API server could be asked".to_owned());
+    };
+    let begun = Instant::now();
+    loop {
+        let checked = once(session, cluster, nodes, unwell_before).await;
+        match &checked {
+            Ok(c) if c.well => return checked,
+            _ if begun.elapsed() > SETTLE => return checked,
+            _ => sleep(POLL).await,
+        }
+    }
+}
+
+async fn once(
+    session: &Session,
+    cluster: &Cluster,
+    agents: &[String],
+    unwell_before: &[String],
+) -> Result<Checked, String> {
+    let nodes = cluster.nodes().await.map_err(|e| chain(&e))?;
+    let names: Vec<String> = nodes.into_iter().filter_map(|n| n.metadata.name).collect();
+    let sights = join_all(names.iter().map(|n| cluster.look(n)));
+    let told = join_all(agents.iter().map(|n| async move {
+        let agent = session.agent(n).await.map_err(|e| e.to_string())?;
+        let seen = agent.diagnose().await.map_err(|e| chain(&e))?;
+        Ok::<_, String>((seen.verdict, seen.guarded))
+    }));
+    let (sights, told) = tokio::join!(sights, told);
+    let mut wrong = Vec::new();
+    let (mut ready, mut pods) = (0, 0);
+    for (name, sight) in names.iter().zip(sights) {
+        let sight = sight.map_err(|e| chain(&e))?;
+        ready += u32::from(sight.ready == Some(true) && sight.taints.is_empty());
+        pods += sight.pods.len();
+        wrong.extend(lacks(name, &sight, unwell_before));
+    }
+    for (name, told) in agents.iter().zip(told) {
+        match told {
+            Ok((verdict, false)) if words::is_fine(verdict) => {}
+            Ok((verdict, guarded)) => {
+                let guard = if guarded { " behind our guard" } else { "" };
+                wrong.push(format!("{name}: its agent says {}{guard}", verdict.word()));
+            }
+            Err(why) => wrong.push(format!("{name}: its agent cannot be asked: {why}")),
+        }
+    }
+    let sum = format!("{ready} of {} nodes Ready, {pods} pods looked at", names.len());
+    let words = if wrong.is_empty() { sum } else { format!("{sum}; {}", wrong.join("; ")) };
+    Ok(Checked { well: wrong.is_empty(), words })
+}
+
+fn lacks(name: &str, sight: &Sight, unwell_before: &[String]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if sight.ready != Some(true) || !sight.taints.is_empty() {
+        wrong.push(format!("{name}: {}", sight.words()));
+    }
+    // What did not run before, by its kubelet's own word, is no damage of this incident.
+    let broken = sight.pods.iter().filter(|p| !p.ready && !unwell_before.contains(&p.uid));
+    wrong.extend(broken.map(|p| format!("{}: not ready", p.name)));
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sight::PodSight;
+
+    #[test]
+    fn a_pod_that_did_not_run_before_is_no_damage_of_this_incident() {
+        let pod = |uid: &str| PodSight {
+            name: format!("apps/{uid}"),
+            uid: uid.to_owned(),
+            ready: false,
+            ready_by_kubelet: false,
+            started: None,
+        };
+        let sight =
+            Sight { ready: Some(true), pods: vec![pod("web"), pod("loops")], ..Sight::default() };
+        assert_eq!(lacks("styx", &sight, &["loops".to_owned()]), ["apps/web: not ready"]);
+        let silent = Sight { ready: Some(false), ..Sight::default() };
+        assert!(lacks("styx", &silent, &[])[0].starts_with("styx: NotReady"));
+    }
+}

@@ -1,0 +1,337 @@
+//! The order of a recovery: stop the culprit, nodes beside each other, the namespace, who stays dead, what was changed, proof,
+//! record.
+//!
+//! Nothing here touches anything: a [`World`] does, and every leg is written down by itself. A run that was cut off goes through
+//! the same order again, looks at everything afresh, and finds most of it done.
+
+use super::leg::{Halt, Leg, LegEnd, World, cut_off, take};
+use super::op::{Left, RunbookOp};
+use super::opened::{NodeWas, Opened};
+use super::run::Shelf;
+use futures_util::future::join_all;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+const fn minutes(n: u64) -> Duration {
+    Duration::from_secs(60 * n)
+}
+
+/// What a recovery needs to know beside single looks.
+pub trait Desk: World {
+    /// Why a node's agent cannot be started from here; `Ok` when it can.
+    fn startable(&self, node: &str) -> Result<(), String>;
+    /// Why a node's machine cannot be restarted from here; `Ok` when it can.
+    fn restartable(&self, node: &str) -> Result<(), String>;
+    /// What is to be typed at the node's own console, word for word.
+    fn console(&self, node: &str) -> String;
+    /// What is recorded, in order: the report, the commit, comments.
+    fn record(&self, opened: &Opened) -> Vec<RunbookOp>;
+}
+
+/// How a recovery ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Each node.
+    pub nodes: Vec<(String, NodeEnd)>,
+    /// The namespace, if one was to be cleaned up.
+    pub namespace: Option<LegEnd>,
+    /// The cluster's own checks.
+    pub verified: LegEnd,
+    /// Report, commit, comments.
+    pub record: Vec<(RunbookOp, LegEnd)>,
+}
+
+/// How a node ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeEnd {
+    /// It was well, and was not touched.
+    WasWell,
+    /// It is well again; this brought it back.
+    Healed(&'static str),
+    /// It is not; this was in the way of each resort.
+    Dead(Vec<String>),
+    /// It can be gone on with.
+    Held(String),
+    /// A human is needed.
+    Stuck(String),
+}
+
+impl NodeEnd {
+    /// Is it well now?
+    pub fn is_well(&self) -> bool {
+        matches!(self, Self::WasWell | Self::Healed(_))
+    }
+}
+
+/// One word for all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Every node is well, the namespace is gone, the cluster is verified.
+    Recovered,
+    /// Something is not.
+    Unwell,
+    /// A limit passed: it can be gone on with.
+    Held,
+    /// A human is needed.
+    Stuck,
+}
+
+impl Word {
+    /// The word.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Recovered => "recovered",
+            Self::Unwell => "unwell",
+            Self::Held => "held",
+            Self::Stuck => "stuck",
+        }
+    }
+}
+
+impl Told {
+    /// The word for it. What is recorded of a recovery does not decide whether it was one.
+    pub fn word(&self) -> Word {
+        let legs: Vec<&LegEnd> = self.namespace.iter().chain([&self.verified]).collect();
+        let stuck = |l: &&LegEnd| matches!(l, LegEnd::Stuck(_));
+        let held = |l: &&LegEnd| matches!(l, LegEnd::Held(_));
+        if legs.iter().any(stuck) || self.nodes.iter().any(|(_, n)| matches!(n, NodeEnd::Stuck(_)))
+        {
+            return Word::Stuck;
+        }
+        if legs.iter().any(held) || self.nodes.iter().any(|(_, n)| matches!(n, NodeEnd::Held(_))) {
+            return Word::Held;
+        }
+        let well = |l: &&LegEnd| matches!(l, LegEnd::Well | LegEnd::WasSo(_));
+        match legs.iter().all(well) && self.nodes.iter().all(|(_, n)| n.is_well()) {
+            true => Word::Recovered,
+            false => Word::Unwell,
+        }
+    }
+}
+
+/// A recovery under way.
+pub struct Conduct<'a, W, S> {
+    world: &'a W,
+    shelf: &'a S,
+    opened: &'a Opened,
+    /// Two nodes are never off at the same time by our doing.
+    one_off: Mutex<()>,
+}
+
+impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
+    /// One that has not begun, or goes on.
+    pub fn new(world: &'a W, shelf: &'a S, opened: &'a Opened) -> Self {
+        Self { world, shelf, opened, one_off: Mutex::new(()) }
+    }
+
+    async fn leg(&self, leg: &Leg) -> Result<LegEnd, Halt> {
+        let who = (self.opened.id.as_str(), self.opened.by.as_str());
+        let end = take(self.world, self.shelf, who, leg).await?;
+        let said = match &end {
+            LegEnd::WasSo(words) if words.is_empty() => return Ok(end),
+            LegEnd::WasSo(words) => format!("{}: nothing had to be done: {words}", leg.name),
+            LegEnd::Unseen(why) => format!("{}: could not be looked at: {why}", leg.name),
+            LegEnd::Unwell(why) | LegEnd::Held(why) | LegEnd::Stuck(why) => {
+                format!("{}: {why}", leg.name)
+            }
+            LegEnd::Well | LegEnd::Declined => return Ok(end),
+        };
+        self.note(&leg.name, &said)?;
+        Ok(end)
+    }
+
+    fn note(&self, about: &str, text: &str) -> Result<(), Halt> {
+        self.world.say(text);
+        Ok(self.shelf.note(about, text)?)
+    }
+
+    /// All of it, in its order.
+    pub async fn run(&self) -> Result<Told, Halt> {
+        let stopped = self.stop().await?;
+        let nodes = self.nodes().await?;
+        // The API server may have been out of reach until the nodes were back.
+        if matches!(stopped, Some(LegEnd::Unseen(_))) {
+            self.stop().await?;
+        }
+        let namespace = self.namespace().await?;
+        self.left(&nodes).await?;
+        self.restore(&nodes).await?;
+        let verify = Leg::new(8, "verify", vec![RunbookOp::ClusterVerified], minutes(5));
+        let verified = self.leg(&verify).await?;
+        let mut record = Vec::new();
+        for op in self.world.record(self.opened) {
+            let name = format!("record-{}", op.kind());
+            let name = match &op {
+                RunbookOp::Commented { issue, .. } => format!("{name}-{issue}"),
+                RunbookOp::IssueLeft { issue, left: Left::NotPlanned, .. } => {
+                    format!("{name}-{issue}-closed")
+                }
+                RunbookOp::IssueLeft { issue, .. } => format!("{name}-{issue}-label"),
+                _ => name,
+            };
+            let end = self.leg(&Leg::new(9, name, vec![op.clone()], minutes(2))).await?;
+            record.push((op, end));
+        }
+        Ok(Told { nodes, namespace, verified, record })
+    }
+
+    /// The culprit must not come back while nodes are healed; the clean-up is begun, and not waited for.
+    async fn stop(&self) -> Result<Option<LegEnd>, Halt> {
+        let Some(namespace) = self.opened.namespace.clone() else { return Ok(None) };
+        let stop = RunbookOp::CulpritStopped { namespace: namespace.clone() };
+        let begin = RunbookOp::CleanupBegun { namespace };
+        Ok(Some(self.leg(&Leg::new(2, "stop", vec![stop, begin], minutes(5))).await?))
+    }
+
+    async fn nodes(&self) -> Result<Vec<(String, NodeEnd)>, Halt> {
+        let each = self.opened.nodes.iter().map(|was| async move {
+            let end = if was.is_well() { NodeEnd::WasWell } else { self.node(was).await? };
+            Ok::<_, Halt>((was.name.clone(), end))
+        });
+        join_all(each).await.into_iter().collect()
+    }
+
+    /// Cheapest resort first, and the next one only where a fresh look says that the last did not help.
+    async fn node(&self, was: &NodeWas) -> Result<NodeEnd, Halt> {
+        let node = &was.name;
+        let heal = vec![RunbookOp::NodeHealed { node: node.clone() }];
+        let heal = Leg::new(3, format!("heal-{node}"), heal, minutes(20));
+        let restart = vec![RunbookOp::MachineRestarted { node: node.clone() }];
+        let restart = Leg::new(3, format!("restart-{node}"), restart, minutes(20));
+        let mut tried = Vec::new();
+        // A restart that was cut off is looked after first: what the agent says before it is of the boot that ends.
+        if cut_off(self.shelf, &restart)?.is_none()
+            && let Some(end) = self.resort(&heal, "its agent", &mut tried).await?
+        {
+            return Ok(end);
+        }
+        if cut_off(self.shelf, &restart)?.is_none()
+            && let Some(end) = self.started(&heal, node, &mut tried).await?
+        {
+            return Ok(end);
+        }
+        match self.world.restartable(node) {
+            Err(why) => tried.push(format!("its provider: {why}")),
+            Ok(()) => {
+                let _alone = self.one_off.lock().await;
+                if let Some(end) = self.resort(&restart, "its provider", &mut tried).await? {
+                    return Ok(end);
+                }
+                // In its new boot the agent may answer, and see what is wrong.
+                if let Some(end) =
+                    self.resort(&heal, "its agent, after the restart", &mut tried).await?
+                {
+                    return Ok(end);
+                }
+            }
+        }
+        self.note(node, &self.world.console(node))?;
+        Ok(NodeEnd::Dead(tried))
+    }
+
+    /// An agent that does not run is started where SSH leads to its node, and then asked.
+    async fn started(
+        &self,
+        heal: &Leg,
+        node: &str,
+        tried: &mut Vec<String>,
+    ) -> Result<Option<NodeEnd>, Halt> {
+        if let Err(why) = self.world.startable(node) {
+            tried.push(format!("SSH: {why}"));
+            return Ok(None);
+        }
+        let start = vec![RunbookOp::AgentStarted { node: node.to_owned() }];
+        match self.leg(&Leg::new(3, format!("start-{node}"), start, minutes(2))).await? {
+            LegEnd::Well => self.resort(heal, "its agent, started over SSH", tried).await,
+            // It runs, and was asked already.
+            LegEnd::WasSo(_) | LegEnd::Declined => Ok(None),
+            LegEnd::Unseen(why) | LegEnd::Unwell(why) | LegEnd::Held(why) | LegEnd::Stuck(why) => {
+                tried.push(format!("SSH: {why}"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// `None` when it did not help, and the next resort is to be tried.
+    async fn resort(
+        &self,
+        leg: &Leg,
+        what: &'static str,
+        tried: &mut Vec<String>,
+    ) -> Result<Option<NodeEnd>, Halt> {
+        Ok(match self.leg(leg).await? {
+            LegEnd::Well => Some(NodeEnd::Healed(what)),
+            // The agent's own look is not the API server's.
+            LegEnd::WasSo(_) => {
+                let judged = self.world.judge(leg).await;
+                match judged.health {
+                    lifeline_core::diagnosis::Health::Well => Some(NodeEnd::Healed(what)),
+                    _ => {
+                        tried.push(format!("{what}: {}", judged.summary));
+                        None
+                    }
+                }
+            }
+            LegEnd::Declined => {
+                tried.push(format!("{what}: not agreed to"));
+                None
+            }
+            LegEnd::Unseen(why) | LegEnd::Unwell(why) => {
+                tried.push(format!("{what}: {why}"));
+                None
+            }
+            LegEnd::Held(why) => Some(NodeEnd::Held(why)),
+            LegEnd::Stuck(why) => Some(NodeEnd::Stuck(why)),
+        })
+    }
+
+    async fn namespace(&self) -> Result<Option<LegEnd>, Halt> {
+        let Some(namespace) = self.opened.namespace.clone() else { return Ok(None) };
+        let gone = vec![RunbookOp::NamespaceGone { namespace }];
+        Ok(Some(self.leg(&Leg::new(5, "namespace", gone, minutes(10))).await?))
+    }
+
+    /// The last resort, each step of it asked by itself: nothing new goes there, what is there moves, the node is forgotten.
+    async fn left(&self, nodes: &[(String, NodeEnd)]) -> Result<(), Halt> {
+        for (node, _) in nodes.iter().filter(|(_, end)| matches!(end, NodeEnd::Dead(_))) {
+            let of = |op: fn(String) -> RunbookOp| vec![op(node.clone())];
+            let cordon = of(|node| RunbookOp::LeftCordoned { node });
+            let end = self.leg(&Leg::new(6, format!("cordon-{node}"), cordon, minutes(1))).await?;
+            if !matches!(end, LegEnd::Well | LegEnd::WasSo(_)) {
+                continue;
+            }
+            let drain = of(|node| RunbookOp::Drained { node });
+            let end = self.leg(&Leg::new(6, format!("drain-{node}"), drain, minutes(10))).await?;
+            let object =
+                self.opened.nodes.iter().find(|n| n.name == *node).and_then(|n| n.object.as_ref());
+            let drained = matches!(end, LegEnd::Well | LegEnd::WasSo(_));
+            if let Some(object) = object.filter(|o| drained && !o.control_plane) {
+                let uid = object.uid.clone();
+                let delete = vec![RunbookOp::NodeDeleted { node: node.clone(), uid }];
+                self.leg(&Leg::new(6, format!("delete-{node}"), delete, minutes(2))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the recovery changed on the way is put back as it was.
+    async fn restore(&self, nodes: &[(String, NodeEnd)]) -> Result<(), Halt> {
+        for was in &self.opened.nodes {
+            let touched =
+                nodes.iter().any(|(n, end)| *n == was.name && matches!(end, NodeEnd::Healed(_)));
+            let Some(object) = was.object.as_ref().filter(|_| touched) else { continue };
+            // Somebody else's cordon is theirs.
+            let ours = format!("06-cordon-{}.", was.name);
+            let ours = self.shelf.runs()?.iter().any(|n| n.starts_with(&ours));
+            let back = RunbookOp::NodeRestored {
+                node: was.name.clone(),
+                labels: object.labels.clone(),
+                taints: object.taints.clone(),
+                uncordon: ours && !object.cordoned,
+            };
+            let name = format!("restore-{}", was.name);
+            self.leg(&Leg::new(7, name, vec![back], minutes(2))).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,325 @@
+//! The runbook cut at every entry of its journals, the last line kept or lost, and gone on with: the same end, and what is for
+//! good happened once.
+
+use super::book::{BookError, Noted};
+use super::conduct::{Conduct, Desk, NodeEnd, Told, Word};
+use super::leg::{Halt, Leg, LegEnd, World};
+use super::op::{Left, RunbookOp, Seen};
+use super::opened::{NodeObject, NodeWas, Opened};
+use super::real::all_so;
+use super::run::{Clocked, Shelf, WorkClock};
+use crate::error::CommandError;
+use lifeline_core::clock::Stamp;
+use lifeline_core::diagnosis::Health;
+use lifeline_core::engine::{Entry, Event, Failure, Journal, Judgement};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+/// What there is in the world, and what was done to it.
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// Agents that answer.
+    agents: BTreeSet<&'static str>,
+    well: BTreeSet<&'static str>,
+    boots: BTreeMap<&'static str, u32>,
+    so: BTreeSet<String>,
+    done: Vec<&'static str>,
+    api: bool,
+    refused: BTreeSet<&'static str>,
+}
+
+#[derive(Clone, Debug)]
+struct Sim(Arc<Mutex<State>>);
+
+const NODES: [&str; 2] = ["calypso", "styx"];
+
+fn name(node: &str) -> &'static str {
+    NODES.into_iter().find(|n| *n == node).unwrap()
+}
+
+impl Sim {
+    /// calypso's agent answers and can heal it; styx's does not, and a restart brings it back.
+    fn day() -> Self {
+        let agents = ["calypso"].into();
+        let boots = NODES.map(|n| (n, 1)).into();
+        Self(Arc::new(Mutex::new(State { agents, boots, api: true, ..State::default() })))
+    }
+
+    fn times(&self, kind: &str) -> usize {
+        self.0.lock().unwrap().done.iter().filter(|d| **d == kind).count()
+    }
+}
+
+impl World for Sim {
+    async fn look(&self, op: &RunbookOp) -> Result<Seen, String> {
+        let s = self.0.lock().unwrap();
+        match op {
+            RunbookOp::NodeHealed { node } if !s.agents.contains(node.as_str()) => {
+                Err(format!("{node}: no path led to its agent"))
+            }
+            RunbookOp::NodeHealed { node } => Ok(Seen::is(s.well.contains(node.as_str()), "")),
+            RunbookOp::MachineRestarted { node } => {
+                Ok(Seen::is(false, "").known_by(s.boots[node.as_str()].to_string()))
+            }
+            RunbookOp::CulpritStopped { .. }
+            | RunbookOp::CleanupBegun { .. }
+            | RunbookOp::NamespaceGone { .. }
+                if !s.api =>
+            {
+                Err("the API server does not answer".to_owned())
+            }
+            RunbookOp::ClusterVerified => Ok(Seen::is(s.well.len() == 2, "")),
+            _ => Ok(Seen::is(s.so.contains(&op.to_string()), "")),
+        }
+    }
+
+    async fn act(&self, op: &RunbookOp, _: &Seen) -> Result<(), Failure> {
+        let mut s = self.0.lock().unwrap();
+        s.done.push(op.kind());
+        match op {
+            RunbookOp::NodeHealed { node } => {
+                s.well.insert(name(node));
+                s.api = true;
+            }
+            RunbookOp::MachineRestarted { node } => {
+                *s.boots.get_mut(node.as_str()).unwrap() += 1;
+                if !s.refused.contains("a restart that helps") {
+                    s.well.insert(name(node));
+                    s.agents.insert(name(node));
+                }
+            }
+            _ => {
+                s.so.insert(op.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    async fn judge(&self, leg: &Leg) -> Judgement {
+        let Some(RunbookOp::NodeHealed { node } | RunbookOp::MachineRestarted { node }) =
+            leg.ops.first()
+        else {
+            return all_so(self, leg).await;
+        };
+        let well = self.0.lock().unwrap().well.contains(node.as_str());
+        let health = if well { Health::Well } else { Health::Unwell };
+        Judgement { health, findings: vec![], summary: format!("{node}: {health:?}") }
+    }
+
+    async fn agrees(&self, op: &RunbookOp) -> Result<bool, CommandError> {
+        Ok(!self.0.lock().unwrap().refused.contains(op.kind()))
+    }
+
+    async fn wait(&self, _: u64) {}
+
+    fn say(&self, _: &str) {}
+}
+
+impl Desk for Sim {
+    fn startable(&self, _: &str) -> Result<(), String> {
+        Err("no ssh is configured".to_owned())
+    }
+
+    fn restartable(&self, node: &str) -> Result<(), String> {
+        match node {
+            "styx" => Ok(()),
+            _ => Err("it is no machine of the provider's".to_owned()),
+        }
+    }
+
+    fn console(&self, node: &str) -> String {
+        format!("{node} has to be seen to")
+    }
+
+    fn record(&self, _: &Opened) -> Vec<RunbookOp> {
+        let (dir, id, repo) = ("/papers".to_owned(), "r".to_owned(), "o/r".to_owned());
+        vec![
+            RunbookOp::ReportWritten { path: "/papers/r.md".to_owned() },
+            RunbookOp::Committed { dir, paths: vec!["r.md".to_owned()], id },
+            RunbookOp::Commented {
+                repo: repo.clone(),
+                issue: 99,
+                text: "t".to_owned(),
+                marker: "m".to_owned(),
+            },
+            RunbookOp::IssueLeft { repo, issue: 110, left: Left::NotPlanned },
+        ]
+    }
+}
+
+/// Journals in memory, and a fuse that burns with every line.
+#[derive(Clone, Debug)]
+struct Memory {
+    runs: Arc<Mutex<BTreeMap<String, Vec<Entry<RunbookOp>>>>>,
+    fuse: Arc<Mutex<Option<usize>>>,
+    /// The line at which it burns out gets to the disk.
+    kept: bool,
+}
+
+#[derive(Debug)]
+struct Page {
+    name: String,
+    shelf: Memory,
+    entries: Vec<Entry<RunbookOp>>,
+    clock: WorkClock,
+}
+
+impl Memory {
+    fn new(fuse: Option<usize>, kept: bool) -> Self {
+        Self { runs: Arc::default(), fuse: Arc::new(Mutex::new(fuse)), kept }
+    }
+
+    fn lines(&self) -> usize {
+        self.runs.lock().unwrap().values().map(Vec::len).sum()
+    }
+}
+
+fn crash() -> BookError {
+    BookError::File { path: PathBuf::from("/"), source: std::io::Error::other("power cut") }
+}
+
+impl Journal<RunbookOp> for Page {
+    type Error = BookError;
+
+    fn entries(&self) -> &[Entry<RunbookOp>] {
+        &self.entries
+    }
+
+    async fn append(&mut self, stamp: Stamp, event: Event<RunbookOp>) -> Result<(), BookError> {
+        let mut fuse = self.shelf.fuse.lock().unwrap();
+        let (dies, gone) = (*fuse == Some(0), *fuse == Some(usize::MAX));
+        if gone || (dies && !self.shelf.kept) {
+            *fuse = Some(usize::MAX);
+            return Err(crash());
+        }
+        let entry = Entry { seq: self.entries.len() as u64, stamp, event };
+        self.entries.push(entry.clone());
+        self.shelf.runs.lock().unwrap().entry(self.name.clone()).or_default().push(entry);
+        if dies {
+            *fuse = Some(usize::MAX);
+            return Err(crash());
+        }
+        if let Some(left) = fuse.as_mut() {
+            *left -= 1;
+        }
+        Ok(())
+    }
+}
+
+impl Clocked for Page {
+    fn clock(&self) -> WorkClock {
+        self.clock
+    }
+}
+
+impl Shelf for Memory {
+    type Run = Page;
+
+    fn run(&self, name: &str) -> Result<Page, BookError> {
+        let entries = self.runs.lock().unwrap().entry(name.to_owned()).or_default().clone();
+        let clock = WorkClock::after(&entries);
+        Ok(Page { name: name.to_owned(), shelf: self.clone(), entries, clock })
+    }
+
+    fn runs(&self) -> Result<Vec<String>, BookError> {
+        Ok(self.runs.lock().unwrap().keys().cloned().collect())
+    }
+
+    fn note(&self, _: &str, _: &str) -> Result<(), BookError> {
+        Ok(())
+    }
+
+    fn notes(&self) -> Result<Vec<Noted>, BookError> {
+        Ok(Vec::new())
+    }
+
+    fn end(&self, _: &str) -> Result<(), BookError> {
+        Ok(())
+    }
+}
+
+fn opened() -> Opened {
+    let node = |name: &str| NodeWas {
+        name: name.to_owned(),
+        ready: Some(false),
+        object: Some(NodeObject { uid: format!("uid-{name}"), ..NodeObject::default() }),
+        ..NodeWas::default()
+    };
+    Opened {
+        id: "r".to_owned(),
+        namespace: Some("tailscale-system".to_owned()),
+        nodes: NODES.map(node).into(),
+        ..Opened::default()
+    }
+}
+
+async fn recover(world: &Sim, shelf: &Memory) -> Result<Told, Halt> {
+    Conduct::new(world, shelf, &opened()).run().await
+}
+
+#[tokio::test]
+async fn cut_anywhere_and_gone_on_with_it_ends_the_same_and_nothing_for_good_happens_twice() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    let whole = recover(&world, &shelf).await.unwrap();
+    assert_eq!(whole.word(), Word::Recovered, "{whole:?}");
+    let lines = shelf.lines();
+    assert!(lines > 40, "{lines}");
+    for fuse in 0..lines {
+        for kept in [true, false] {
+            let (world, shelf) = (Sim::day(), Memory::new(Some(fuse), kept));
+            assert!(recover(&world, &shelf).await.is_err(), "cut at {fuse}");
+            *shelf.fuse.lock().unwrap() = None;
+            let told = recover(&world, &shelf).await.unwrap();
+            assert_eq!(told.word(), Word::Recovered, "cut at {fuse}, kept {kept}: {told:?}");
+            let ended: Vec<_> = told.nodes.iter().map(|(n, e)| (n.as_str(), e.is_well())).collect();
+            assert_eq!(ended, [("calypso", true), ("styx", true)]);
+            for once in ["machine-restarted", "committed", "commented", "issue-left"] {
+                assert_eq!(world.times(once), 1, "{once}, cut at {fuse}, kept {kept}");
+            }
+            let open = |e: &Vec<Entry<RunbookOp>>| {
+                !e.is_empty() && !matches!(e.last().unwrap().event, Event::Closed { .. })
+            };
+            let runs = shelf.runs.lock().unwrap();
+            assert!(!runs.values().any(open), "a run is left open, cut at {fuse}: {runs:#?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_nothing_helps_is_left_cordoned_and_does_not_hold_up_its_neighbour() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().refused = ["a restart that helps", "node-deleted", "drained"].into();
+    let told = recover(&world, &shelf).await.unwrap();
+    assert_eq!(told.word(), Word::Unwell);
+    assert_eq!(told.nodes[0].1, NodeEnd::Healed("its agent"));
+    let NodeEnd::Dead(tried) = &told.nodes[1].1 else { panic!("{told:?}") };
+    assert!(tried[0].contains("no path led to its agent") && tried.len() == 4, "{tried:?}");
+    assert_eq!((world.times("left-cordoned"), world.times("drained")), (1, 0));
+    assert_eq!(world.times("node-deleted"), 0);
+}
+
+#[tokio::test]
+async fn what_is_not_agreed_to_by_name_is_not_done() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().refused = ["machine-restarted", "left-cordoned", "commented"].into();
+    let told = recover(&world, &shelf).await.unwrap();
+    assert_eq!((world.times("machine-restarted"), world.times("commented")), (0, 0));
+    assert_eq!(world.times("committed"), 1, "one that was refused keeps no other back");
+    assert!(told.record.iter().any(|(_, end)| *end == LegEnd::Declined));
+    // Asked again, and agreed to: what was done is not done again.
+    world.0.lock().unwrap().refused.clear();
+    assert_eq!(recover(&world, &shelf).await.unwrap().word(), Word::Recovered);
+    assert_eq!((world.times("machine-restarted"), world.times("committed")), (1, 1));
+}
+
+#[tokio::test]
+async fn cluster_steps_wait_until_the_api_server_answers_and_nodes_do_not() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().api = false;
+    let told = recover(&world, &shelf).await.unwrap();
+    assert_eq!(told.word(), Word::Recovered, "{told:?}");
+    let done = world.0.lock().unwrap().done.clone();
+    let at = |kind: &str| done.iter().position(|d| *d == kind).unwrap();
+    assert!(at("node-healed") < at("culprit-stopped"), "{done:?}");
+}

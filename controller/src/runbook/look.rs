@@ -1,0 +1,101 @@
+//! Phase 0: everything is looked at side by side, and what cannot be seen is said; nothing is touched.
+
+use super::op::Taint;
+use super::opened::{NodeObject, NodeWas};
+use crate::agent::verdict;
+use crate::cluster::Cluster;
+use crate::error::CommandError;
+use crate::member::Member;
+use crate::obstacle::chain;
+use crate::session::Session;
+use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::Node;
+
+/// Put on by the control plane; they go when the node is heard again, and are nobody's wish.
+const SILENT: &str = "node.kubernetes.io/";
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Every node that is looked after.
+    pub nodes: Vec<NodeWas>,
+    /// What could not be seen, and why.
+    pub gaps: Vec<String>,
+}
+
+/// Looks at these nodes, or at all of the configuration.
+pub async fn look(
+    session: &Session,
+    cluster: Option<&Cluster>,
+    named: &[String],
+) -> Result<Looked, CommandError> {
+    let names = session.nodes(named)?;
+    let agents = join_all(names.iter().map(|n| session.agent(n)));
+    let objects = async {
+        match cluster {
+            Some(cluster) => Some(cluster.nodes().await),
+            None => None,
+        }
+    };
+    let (agents, objects) = tokio::join!(agents, objects);
+    let mut looked = Looked::default();
+    let objects = match objects {
+        Some(Ok(objects)) => Some(objects),
+        Some(Err(e)) => {
+            looked.gaps.push(format!("the cluster's nodes: {}", chain(&e)));
+            None
+        }
+        None => {
+            looked.gaps.push("the cluster's nodes: no API server could be asked".to_owned());
+            None
+        }
+    };
+    for (name, agent) in names.iter().zip(agents) {
+        let mut was = NodeWas { name: name.clone(), ..NodeWas::default() };
+        match agent {
+            Ok(agent) => {
+                // What it saw last may be a minute old; what decides is a fresh look.
+                match agent.diagnose().await {
+                    Ok(seen) => was.verdict = Some(seen.verdict.word().to_owned()),
+                    Err(_) => was.verdict = Some(verdict(agent.status.verdict).word().to_owned()),
+                }
+                was.boot = Some(agent.status.boot_id).filter(|b| !b.is_empty());
+            }
+            Err(error) => was.unreached = Some(error.to_string()),
+        }
+        if let Some(objects) = &objects {
+            let found = objects.iter().find(|o| o.metadata.name.as_deref() == Some(name));
+            match found {
+                Some(node) => of_object(&mut was, node),
+                None => {
+                    looked
+                        .gaps
+                        .push(format!("node {name}: the API server knows none of that name"));
+                }
+            }
+        }
+        looked.nodes.push(was);
+    }
+    Ok(looked)
+}
+
+fn of_object(was: &mut NodeWas, node: &Node) {
+    let member = Member::from(node.clone());
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let ready = conditions.and_then(|c| c.iter().find(|c| c.type_ == "Ready"));
+    was.ready = ready.map(|c| c.status == "True");
+    was.boot = was.boot.take().or(member.boot);
+    let spec = node.spec.clone().unwrap_or_default();
+    let taints = spec.taints.unwrap_or_default().into_iter();
+    was.object = Some(NodeObject {
+        uid: node.metadata.uid.clone().unwrap_or_default(),
+        labels: node.metadata.labels.clone().unwrap_or_default(),
+        taints: taints
+            .filter(|t| !t.key.starts_with(SILENT))
+            .map(|t| Taint { key: t.key, value: t.value.unwrap_or_default(), effect: t.effect })
+            .collect(),
+        cordoned: spec.unschedulable.unwrap_or(false),
+        pod_cidr: spec.pod_cidr,
+        control_plane: member.control_plane,
+    });
+}

@@ -1,0 +1,22 @@
+//! The runbook: all that is done to bring a cluster back, as steps on core's engine.
+//!
+//! [`card`] says what replaces which sentence of the manual one, [`op`] what can be brought about, [`leg`] how one stretch is
+//! run and written down, [`conduct`] in which order, [`real`] with what hands.
+
+pub mod book;
+pub mod card;
+pub mod check;
+pub mod conduct;
+pub mod leg;
+pub mod look;
+pub mod op;
+pub mod opened;
+pub mod real;
+pub mod record;
+pub mod report;
+pub mod run;
+mod verify;
+pub mod view;
+
+#[cfg(test)]
+mod crash;

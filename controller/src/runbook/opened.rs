@@ -1,0 +1,96 @@
+//! What a recovery began with: which cluster, how its nodes were, and what was agreed to. Written once, never changed.
+
+use super::op::Taint;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The beginning of a recovery.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Names it, and its directory.
+    pub id: String,
+    /// Cluster, as the configuration calls it.
+    pub cluster: String,
+    /// Context of the kubeconfig, if one was named.
+    pub context: Option<String>,
+    /// UID of the namespace `kube-system`: the cluster itself. `None` when the API server could not be asked.
+    pub uid: Option<String>,
+    /// Who asked.
+    pub by: String,
+    /// Wall clock.
+    pub wall_ms: u64,
+    /// The namespace that is cleaned up, if one is.
+    pub namespace: Option<String>,
+    /// Nodes that are looked after.
+    pub nodes: Vec<NodeWas>,
+    /// Where the report goes.
+    pub report: Option<String>,
+    /// What could not be seen, and why.
+    pub gaps: Vec<String>,
+}
+
+/// A node, as it was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeWas {
+    /// Its name.
+    pub name: String,
+    /// What its agent said; `None` when it could not be asked.
+    pub verdict: Option<String>,
+    /// Why its agent could not be asked.
+    pub unreached: Option<String>,
+    /// Ready, by the API server.
+    pub ready: Option<bool>,
+    /// Its boot, by whoever knew.
+    pub boot: Option<String>,
+    /// Its object, as the API server had it; `None` when that could not be asked.
+    pub object: Option<NodeObject>,
+}
+
+/// What of a node's object is lost when the node is deleted, or changed on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeObject {
+    /// Its uid.
+    pub uid: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Taints, without those the control plane puts on silent nodes.
+    pub taints: Vec<Taint>,
+    /// Not to be scheduled onto.
+    pub cordoned: bool,
+    /// Its range of pod addresses.
+    pub pod_cidr: Option<String>,
+    /// It carries the control plane.
+    pub control_plane: bool,
+}
+
+impl NodeWas {
+    /// Does it need anything, as far as was seen? Not being able to ask is no proof of health.
+    pub fn is_well(&self) -> bool {
+        let agent = self.verdict.as_deref().map(|v| v == "Healthy" || v == "Moved");
+        agent.unwrap_or(false) && self.ready.unwrap_or(true)
+    }
+
+    /// For people.
+    pub fn words(&self) -> String {
+        let agent = match (&self.verdict, &self.unreached) {
+            (Some(v), _) => format!("its agent says {v}"),
+            (None, Some(why)) => format!("its agent cannot be asked ({})", first(why)),
+            (None, None) => "no agent is configured".to_owned(),
+        };
+        let ready = match self.ready {
+            Some(true) => "the API server says Ready",
+            Some(false) => "the API server says NotReady",
+            None => "the API server could not be asked",
+        };
+        format!("{agent}; {ready}")
+    }
+}
+
+/// The first path's reason: the others stand in the notes.
+fn first(why: &str) -> String {
+    let mut lines = why.lines().map(str::trim).filter(|l| !l.is_empty());
+    let head = lines.next().unwrap_or_default();
+    lines
+        .next()
+        .map_or_else(|| head.to_owned(), |l| l.split_whitespace().collect::<Vec<_>>().join(" "))
+}

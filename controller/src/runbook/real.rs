@@ -1,0 +1,324 @@
+//! The hands of a recovery: agents, the API server, the provider, `git`, and the operator at the terminal.
+
+use super::book::Book;
+use super::check::{self, Checked};
+use super::conduct::Desk as Wanted;
+use super::leg::{Leg, World};
+use super::op::{RunbookOp, Seen};
+use super::opened::Opened;
+use super::record::Papers;
+use super::verify;
+use crate::ask;
+use crate::climb::{Heal, Wish};
+use crate::cluster::Cluster;
+use crate::error::CommandError;
+use crate::exit::Exit;
+use crate::kept::Kept;
+use crate::obstacle::chain;
+use crate::proof::Act;
+use crate::session::Session;
+use crate::sight::Sight;
+use crate::ssh;
+use crate::verbs::vps::desk::Desk;
+use crate::verbs::vps::restart;
+use crate::words;
+use lifeline_core::diagnosis::Health;
+use lifeline_core::engine::{Failure, Judgement};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+
+/// The provider may take this long, and the node to boot as long again.
+const RESTART: Duration = Duration::from_secs(300);
+
+/// An agent that was started answers within this.
+const ANSWERS: Duration = Duration::from_secs(30);
+
+/// What was agreed to beforehand.
+#[derive(Clone, Debug, Default)]
+pub struct Consent {
+    /// The plan, and whatever can be undone.
+    pub yes: bool,
+    /// Names of what cannot.
+    pub confirmed: Vec<String>,
+    /// How long a healed node must stay well.
+    pub stability: Duration,
+    /// How long to follow an agent at most.
+    pub limit: Duration,
+}
+
+/// The hands.
+#[derive(Debug)]
+pub struct Real<'a> {
+    /// The way to agents, and where words go.
+    pub session: &'a Session,
+    /// The API server.
+    pub cluster: Option<&'a Cluster>,
+    /// The provider, or why it cannot be asked.
+    pub provider: Result<Desk, String>,
+    /// Where it is written down.
+    pub book: &'a Book,
+    /// How it began.
+    pub opened: &'a Opened,
+    /// What was agreed to beforehand.
+    pub consent: Consent,
+    /// How the API server saw each node in the beginning.
+    pub before: BTreeMap<String, Sight>,
+    /// Report, commit, comments.
+    pub papers: Papers<'a>,
+    /// One question at a time.
+    pub asking: Mutex<()>,
+    /// What the last check of the whole cluster found.
+    pub checked: Mutex<Option<Checked>>,
+}
+
+fn failed(error: &CommandError) -> Failure {
+    Failure { why: error.to_string(), retryable: error.exit() == Exit::TimedOut }
+}
+
+impl Real<'_> {
+    async fn healed(&self, node: &str) -> Result<Seen, String> {
+        let agent = self.session.agent(node).await.map_err(|e| e.to_string())?;
+        let seen = agent.diagnose().await.map_err(|e| chain(&e))?;
+        let guard = if seen.guarded { ", behind our guard" } else { "" };
+        let words = format!("{node}: its agent says {}{guard}", seen.verdict.word());
+        let so = words::is_fine(seen.verdict) && !seen.guarded;
+        Ok(Seen::is(so, words).known_by(agent.status.boot_id))
+    }
+
+    async fn heal(&self, node: &str) -> Result<(), Failure> {
+        let agent = self.session.agent(node).await.map_err(|e| failed(&e))?;
+        let wish = Wish {
+            node,
+            yes: true,
+            from: None,
+            up_to: None,
+            stability: self.consent.stability,
+            limit: self.consent.limit,
+        };
+        // Proof by the API server is the judgement's, and once is enough.
+        let mut heal = Heal::new(self.session, wish, agent, None);
+        let climbed = heal.climb().await;
+        for record in &heal.records {
+            let kept = Kept::of(node, record);
+            self.book.keep(&kept).map_err(|e| Failure { why: chain(&e), retryable: false })?;
+        }
+        match climbed {
+            Ok(Exit::Done) => Ok(()),
+            Ok(exit) => {
+                let verdict =
+                    heal.verdict.map_or("unknown", lifeline_core::diagnosis::Verdict::word);
+                let last = heal.records.last().and_then(|r| r.end.as_ref());
+                let end = last.map_or_else(String::new, |e| format!(": {} {}", e.ending, e.text));
+                let why = format!("heal {node}: it is {verdict}{end}");
+                Err(Failure { why, retryable: exit == Exit::TimedOut })
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// Starts the agent's unit, and waits until the agent answers.
+    async fn start(&self, node: &str) -> Result<(), Failure> {
+        let target = self.session.config.as_ref().and_then(|c| c.ssh(node)).unwrap_or_default();
+        let fail =
+            |why: String| Failure { why: format!("start {node}'s agent: {why}"), retryable: true };
+        ssh::start_agent(target).await.map_err(|e| fail(e.to_string()))?;
+        let begun = Instant::now();
+        loop {
+            match self.session.agent(node).await {
+                Ok(_) => return Ok(()),
+                Err(e) if begun.elapsed() > ANSWERS => return Err(fail(e.to_string())),
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+    }
+
+    /// The boot a node is in, by whoever can say.
+    async fn boot(&self, node: &str) -> Result<Seen, String> {
+        let agent = async { Some(self.session.agent(node).await.ok()?.status.boot_id) };
+        let cluster = async { self.cluster?.look(node).await.ok()?.boot_id };
+        let (agent, cluster) = tokio::join!(agent, cluster);
+        match agent.filter(|b| !b.is_empty()).or(cluster) {
+            Some(boot) => Ok(Seen::is(false, format!("{node} is in boot {boot}")).known_by(boot)),
+            None => Ok(Seen::is(false, format!("{node}: nobody can say in which boot it is"))),
+        }
+    }
+
+    async fn restart(&self, node: &str) -> Result<(), Failure> {
+        let provider =
+            self.provider.as_ref().map_err(|why| Failure { why: why.clone(), retryable: false })?;
+        restart::off_and_on(provider, node, RESTART).await.map(drop).map_err(|e| failed(&e))
+    }
+
+    async fn verify(&self) -> Result<(), Failure> {
+        let nodes: Vec<String> = self.opened.nodes.iter().map(|n| n.name.clone()).collect();
+        let pods = self.before.values().flat_map(|s| &s.pods);
+        let unwell: Vec<String> =
+            pods.filter(|p| !p.ready && !p.ready_by_kubelet).map(|p| p.uid.clone()).collect();
+        let checked = check::settle(self.session, self.cluster, &nodes, &unwell).await;
+        let fail = |why: String| Failure { why, retryable: true };
+        let checked = checked.map_err(fail)?;
+        *self.checked.lock().await = Some(checked.clone());
+        if checked.well { Ok(()) } else { Err(fail(checked.words)) }
+    }
+
+    async fn node_well(&self, node: &str, booted: bool) -> Judgement {
+        let was = self.opened.nodes.iter().find(|n| n.name == node);
+        let boot = was.and_then(|n| n.boot.clone()).unwrap_or_default();
+        let kept = self.book.kept().unwrap_or_default();
+        let restarted = kept.iter().filter(|k| k.node == node).filter_map(Kept::restarted_ms).max();
+        let restarted = restarted.and_then(|ms| i64::try_from(ms).ok());
+        let act = Act {
+            before: self.before.get(node).cloned(),
+            restarted: restarted.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()),
+            boots: (boot, String::new()),
+        };
+        verify::node(self.session, self.cluster, node, act, booted).await
+    }
+}
+
+impl World for Real<'_> {
+    async fn look(&self, op: &RunbookOp) -> Result<Seen, String> {
+        match op {
+            RunbookOp::NodeHealed { node } => self.healed(node).await,
+            RunbookOp::AgentStarted { node } => Ok(match self.session.agent(node).await {
+                Ok(agent) => Seen::is(true, format!("{node}: its agent answers by {}", agent.via)),
+                Err(e) => Seen::is(false, e.to_string()),
+            }),
+            RunbookOp::MachineRestarted { node } => self.boot(node).await,
+            RunbookOp::ClusterVerified => Ok(match &*self.checked.lock().await {
+                Some(checked) => Seen::is(checked.well, checked.words.clone()),
+                None => Seen::is(false, String::new()),
+            }),
+            RunbookOp::ReportWritten { .. }
+            | RunbookOp::Committed { .. }
+            | RunbookOp::Pushed { .. }
+            | RunbookOp::Commented { .. }
+            | RunbookOp::IssueLeft { .. } => self.papers.look(op).await,
+            _ => Err("the API server cannot be asked".to_owned()),
+        }
+    }
+
+    async fn act(&self, op: &RunbookOp, _: &Seen) -> Result<(), Failure> {
+        match op {
+            RunbookOp::NodeHealed { node } => self.heal(node).await,
+            RunbookOp::AgentStarted { node } => self.start(node).await,
+            RunbookOp::ClusterVerified => self.verify().await,
+            RunbookOp::MachineRestarted { node } => self.restart(node).await,
+            RunbookOp::ReportWritten { .. }
+            | RunbookOp::Committed { .. }
+            | RunbookOp::Pushed { .. }
+            | RunbookOp::Commented { .. }
+            | RunbookOp::IssueLeft { .. } => {
+                self.papers.act(op).await.map_err(|why| Failure { why, retryable: true })
+            }
+            _ => Err(Failure { why: "the API server cannot be asked".to_owned(), retryable: true }),
+        }
+    }
+
+    async fn judge(&self, leg: &Leg) -> Judgement {
+        match leg.ops.first() {
+            Some(RunbookOp::NodeHealed { node }) => self.node_well(node, false).await,
+            Some(RunbookOp::MachineRestarted { node }) => self.node_well(node, true).await,
+            Some(RunbookOp::ClusterVerified) => {
+                // A run that was cut off after its act remembers nothing of it: looked at again, and said by the look.
+                if self.checked.lock().await.is_none() {
+                    drop(self.verify().await);
+                }
+                all_so(self, leg).await
+            }
+            _ => all_so(self, leg).await,
+        }
+    }
+
+    async fn agrees(&self, op: &RunbookOp) -> Result<bool, CommandError> {
+        let _one = self.asking.lock().await;
+        let out = self.session.out;
+        let seen = self.look(op).await.map(|s| s.words).unwrap_or_default();
+        let typed = op.typed();
+        if let Some(name) = &typed {
+            if self.consent.confirmed.contains(name) {
+                out.say(format!("{op}: confirmed beforehand (--confirm {name:?})"));
+                return Ok(true);
+            }
+            if !out.interactive {
+                out.say(format!("Not done: {op}. It cannot be undone; agree to it beforehand: --confirm {name:?}"));
+                return Ok(false);
+            }
+            out.say(format!("To {op} cannot be undone. {seen}"));
+            return ask::typed(out, None, name).await;
+        }
+        if !self.consent.yes && !out.interactive {
+            out.say(format!(
+                "Not done: {op}. There is no terminal to ask on, and --yes was not given."
+            ));
+            return Ok(false);
+        }
+        let seen = if seen.is_empty() { String::new() } else { format!(" ({seen})") };
+        ask::confirm(out, self.consent.yes, &capital(&format!("{op}{seen}?"))).await
+    }
+
+    async fn wait(&self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+
+    fn say(&self, line: &str) {
+        self.session.out.say(line);
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
+}
+
+/// Everything the leg was for is looked at afresh.
+pub async fn all_so<W: World>(world: &W, leg: &Leg) -> Judgement {
+    let (mut health, mut said) = (Health::Well, Vec::new());
+    for op in &leg.ops {
+        match world.look(op).await {
+            Ok(seen) => {
+                if !seen.so {
+                    health = Health::Unwell;
+                }
+                said.push(if seen.words.is_empty() { op.to_string() } else { seen.words });
+            }
+            Err(why) => {
+                if health == Health::Well {
+                    health = Health::Unknown;
+                }
+                said.push(why);
+            }
+        }
+    }
+    let findings = if health == Health::Well { Vec::new() } else { vec![leg.name.clone()] };
+    Judgement { health, findings, summary: said.join("; ") }
+}
+
+impl Wanted for Real<'_> {
+    fn startable(&self, node: &str) -> Result<(), String> {
+        let config = self.session.config.as_ref();
+        match config.and_then(|c| c.ssh(node)) {
+            Some(_) => Ok(()),
+            None => Err(format!("no [nodes.{node}] ssh is configured")),
+        }
+    }
+
+    fn restartable(&self, node: &str) -> Result<(), String> {
+        let provider = self.provider.as_ref().map_err(Clone::clone)?;
+        provider.config.vps(node).map(drop).map_err(|e| e.to_string())
+    }
+
+    fn console(&self, node: &str) -> String {
+        let root = "ctl --socket /run/lifeline/agent.sock";
+        format!(
+            "{node} has to be seen to at its own console, as root:\n  {root} diagnose {node}\n  {root} heal {node}\n  \
+             systemctl status lifeline-agent k3s-agent; journalctl -u k3s-agent -n 50\n  \
+             {root} heal {node} --rung reset     # the flush, undone unless confirmed\n  systemctl reboot                    # and if all that is in vain"
+        )
+    }
+
+    fn record(&self, _: &Opened) -> Vec<RunbookOp> {
+        self.papers.ops()
+    }
+}

@@ -1,0 +1,305 @@
+//! `ctl recover`: the whole runbook, from looking to the report; every step written down, so that it can be gone on with.
+
+use crate::ask;
+use crate::cli::Global;
+use crate::cluster::Cluster;
+use crate::config::Record;
+use crate::error::{CommandError, Kind, Outcome};
+use crate::exit::Exit;
+use crate::interrupt::interruptible;
+use crate::obstacle::chain;
+use crate::out::Out;
+use crate::paper::github::Tracker;
+use crate::runbook::book::{self, Book, wall_ms};
+use crate::runbook::card;
+use crate::runbook::conduct::{Conduct, Told, Word};
+use crate::runbook::leg::Halt;
+use crate::runbook::look::{self, Looked};
+use crate::runbook::opened::Opened;
+use crate::runbook::real::{Consent, Real};
+use crate::runbook::record::{Papers, runs, usual};
+use crate::runbook::view;
+use crate::secret;
+use crate::session::Session;
+use crate::verbs::heal;
+use crate::verbs::vps::desk::Desk;
+use crate::words;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+const HELP: &str = "Examples:
+  ctl recover --plan                              what is wrong, and what would be done; touches nothing
+  ctl recover --namespace tailscale-system        shows the plan, asks, does it, proves it
+  ctl recover calypso styx --yes --confirm styx   for scripts: styx may be restarted by its provider
+  ctl recover --resume                            goes on with what was cut off: looks again, never repeats
+  ctl recover --explain                           each step of the manual runbook, and what is done instead
+
+What cannot be undone asks again, by a name that is typed; --yes does not cover it, --confirm NAME does. Ctrl-C at any
+moment leaves nothing half known: it says what is under way, and how to go on.
+
+Exit codes:
+  0  recovered: every node well, the namespace gone, the cluster verified
+  1  failed
+  2  usage, nobody to ask and no --yes, or another cluster than the journal's
+  3  something is not well, or not agreed to
+  4  stuck: needs a human
+  5  a time limit passed, or Ctrl-C: ctl recover --resume";
+
+/// Arguments of `ctl recover`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub struct Args {
+    /// Nodes [default: all of the configuration]
+    nodes: Vec<String>,
+    /// The namespace the culprit lives in; it is cleaned up
+    #[arg(long, value_name = "NS")]
+    namespace: Option<String>,
+    /// Show what would be done, and stop
+    #[arg(long, conflicts_with_all = ["resume", "explain", "anew"])]
+    plan: bool,
+    /// Show each step of the manual runbook, what is done instead, and why
+    #[arg(long, conflicts_with_all = ["resume", "anew", "nodes"])]
+    explain: bool,
+    /// Go on with a recovery that was cut off [default: the newest]
+    #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["nodes", "namespace", "anew"])]
+    resume: Option<String>,
+    /// Begin anew, although one has not ended
+    #[arg(long)]
+    anew: bool,
+    /// Agree beforehand to the plan, and to all that can be undone
+    #[arg(long)]
+    yes: bool,
+    /// Agree beforehand to one thing that cannot be undone, by the name that would be typed
+    #[arg(long, value_name = "NAME")]
+    confirm: Vec<String>,
+    /// How long a healed node must stay well, at most 10m
+    #[arg(long, default_value = "30s", value_parser = heal::stability, value_name = "SPAN")]
+    stability: Duration,
+    /// How long to follow one agent at most; it goes on by itself
+    #[arg(long, default_value = "15m", value_parser = words::span, value_name = "SPAN")]
+    limit: Duration,
+    /// Write the report to this file [default: as [record] says]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+/// Runs `ctl recover`.
+pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
+    if args.explain {
+        out.document(&card::markdown());
+        return Ok(Exit::Done);
+    }
+    let session = Session::open(global, out)?;
+    session.may_act("recover the cluster")?;
+    let Some(config) = &session.config else {
+        return Err(CommandError::usage("recover: there is no configuration"));
+    };
+    let Some(eyes) = interruptible(open(&session, global)).await else {
+        out.say("Nothing was done.");
+        return Ok(Exit::Unhealthy);
+    };
+    let (cluster, provider, mut gaps) = eyes;
+    if args.resume.is_some() {
+        let named = args.resume.as_deref().filter(|id| !id.is_empty());
+        let (book, opened) = Book::again(&config.cluster, named)?;
+        same_cluster(&opened, config.context.as_deref())?;
+        out.say(format!(
+            "Going on with recovery {}, begun {} UTC.",
+            opened.id,
+            words::date(opened.wall_ms)
+        ));
+        return conduct(args, &session, cluster.as_ref(), provider, &book, &opened).await;
+    }
+    if !args.plan
+        && !args.anew
+        && let Some(open) = book::unfinished(&config.cluster)?
+    {
+        return Err(CommandError::usage(format!("recover: recovery {} has not ended", open.id))
+            .hinted("go on with it: ctl recover --resume")
+            .hinted("or leave it as it is: ctl recover --anew"));
+    }
+    let looking = look::look(&session, cluster.as_ref(), &args.nodes);
+    let Some(looked) = interruptible(looking).await else {
+        out.say("Nothing was done.");
+        return Ok(Exit::Unhealthy);
+    };
+    let Looked { nodes, gaps: more } = looked?;
+    gaps.extend(more);
+    if let Err(why) = &provider {
+        gaps.push(format!("the provider: {why}"));
+    }
+    let id = format!(
+        "{}-{}",
+        jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S"),
+        &crate::session::request_id()?[..4]
+    );
+    let report = match &args.report {
+        Some(path) => Some(std::path::absolute(path).map_err(CommandError::failed)?),
+        None => usual(config.record(), &config.cluster, &id),
+    };
+    let opened = Opened {
+        id,
+        cluster: config.cluster.clone(),
+        context: config.context.clone(),
+        uid: None,
+        by: session.who(),
+        wall_ms: wall_ms(),
+        namespace: args.namespace.clone(),
+        nodes,
+        report: report.map(|p| p.display().to_string()),
+        gaps,
+    };
+    let refused = |node: &str| match &provider {
+        Ok(desk) => desk.config.vps(node).err().map(|e| e.to_string()),
+        Err(why) => Some(why.clone()),
+    };
+    out.print(view::plan(&opened, config.record(), &refused));
+    if args.plan {
+        out.json(&view::json(&opened, config.record()))?;
+        let well = opened.nodes.iter().all(crate::runbook::opened::NodeWas::is_well);
+        return Ok(if well { Exit::Done } else { Exit::Unhealthy });
+    }
+    if opened.nodes.iter().all(crate::runbook::opened::NodeWas::is_well)
+        && opened.namespace.is_none()
+    {
+        out.say("Every node is well; nothing is to be recovered. To prove the cluster: ctl verify");
+        return Ok(Exit::Done);
+    }
+    let asked = interruptible(ask::confirm(out, args.yes, "Recover the cluster like this?")).await;
+    if asked.transpose()? != Some(true) {
+        out.say("Nothing was done.");
+        return Ok(Exit::Unhealthy);
+    }
+    let book = Book::begin(&opened)?;
+    conduct(args, &session, cluster.as_ref(), provider, &book, &opened).await
+}
+
+/// Everybody who can be asked, and why others cannot.
+async fn open(
+    session: &Session,
+    global: &Global,
+) -> (Option<Cluster>, Result<Desk, String>, Vec<String>) {
+    let mut gaps = Vec::new();
+    let config = session.config.as_ref();
+    let cluster = async {
+        let config = config?;
+        Some(Cluster::open(config.kubeconfig.as_ref()?, config.context.as_deref()).await)
+    };
+    let provider = async {
+        if config.is_some_and(|c| c.provider().is_err()) {
+            return Err("no [provider] is configured".to_owned());
+        }
+        let desk = Desk::open(global, session.out).await.map_err(|e| e.to_string())?;
+        desk.with_eyes(global).await.map_err(|e| e.to_string())
+    };
+    let (cluster, provider) = tokio::join!(cluster, provider);
+    let cluster = match cluster {
+        Some(Ok(cluster)) => Some(cluster),
+        Some(Err(e)) => {
+            gaps.push(format!("the API server: {}", chain(&e)));
+            None
+        }
+        None => None,
+    };
+    (cluster, provider, gaps)
+}
+
+/// The issue tracker, with its token; why not, if not, is said when it is asked for.
+async fn tracker(record: Option<&Record>) -> Result<Tracker, String> {
+    let github =
+        record.and_then(|r| r.github.as_ref()).ok_or("no [record.github] is configured")?;
+    let token = secret::resolve(&github.token).await.map_err(|e| chain(&e))?;
+    Tracker::new(github, token).map_err(|e| chain(&e))
+}
+
+/// A journal tells of one cluster; what it says of another would be done to the wrong one.
+fn same_cluster(opened: &Opened, context: Option<&str>) -> Result<(), CommandError> {
+    if opened.context.as_deref() == context {
+        return Ok(());
+    }
+    let word = |c: Option<&str>| c.unwrap_or("the current one").to_owned();
+    Err(CommandError::usage(format!(
+        "go on with recovery {}: it was begun with context {}, and the configuration names {}",
+        opened.id,
+        word(opened.context.as_deref()),
+        word(context)
+    ))
+    .hinted("nothing was done; name that cluster's configuration with --config"))
+}
+
+async fn conduct(
+    args: &Args,
+    session: &Session,
+    cluster: Option<&Cluster>,
+    provider: Result<Desk, String>,
+    book: &Book,
+    opened: &Opened,
+) -> Outcome {
+    let out = session.out;
+    let mut before = BTreeMap::new();
+    if let Some(cluster) = cluster {
+        for node in opened.nodes.iter().filter(|n| !n.is_well()) {
+            if let Ok(sight) = cluster.look(&node.name).await {
+                before.insert(node.name.clone(), sight);
+            }
+        }
+    }
+    let record = session.config.as_ref().and_then(|c| c.record());
+    let real = Real {
+        session,
+        cluster,
+        provider,
+        book,
+        opened,
+        consent: Consent {
+            yes: args.yes,
+            confirmed: args.confirm.clone(),
+            stability: args.stability,
+            limit: args.limit,
+        },
+        before,
+        papers: Papers { book, opened, record, tracker: tracker(record).await },
+        asking: Mutex::new(()),
+        checked: Mutex::new(None),
+    };
+    let conduct = Conduct::new(&real, book, opened);
+    match interruptible(conduct.run()).await {
+        Some(Ok(told)) => tell(&told, book, opened, out),
+        Some(Err(Halt::Book(error))) => Err(CommandError::from(error)
+            .hinted(format!("go on with it: ctl recover --resume {}", opened.id))),
+        Some(Err(Halt::Command(error))) => {
+            Err(error.hinted(format!("go on with it: ctl recover --resume {}", opened.id)))
+        }
+        None => Err(interrupted(book, opened)),
+    }
+}
+
+/// What Ctrl-C leaves behind: what is under way, and how to go on.
+fn interrupted(book: &Book, opened: &Opened) -> CommandError {
+    let error =
+        CommandError::new(Kind::TimedOut, format!("stopped: recovery {} has not ended", opened.id));
+    let lines = view::under_way(&runs(book).unwrap_or_default());
+    let error = lines.into_iter().fold(error, CommandError::hinted);
+    error.hinted("go on with it: ctl recover --resume")
+}
+
+fn tell(told: &Told, book: &Book, opened: &Opened, out: Out) -> Outcome {
+    use crate::runbook::run::Shelf;
+    let word = told.word();
+    if word == Word::Recovered {
+        book.end(word.text())?;
+    }
+    out.print(view::told(told, opened, out.result));
+    out.json(&view::told_json(told, opened))?;
+    if word != Word::Recovered {
+        out.say("To go on with it: ctl recover --resume");
+    }
+    Ok(match word {
+        Word::Recovered => Exit::Done,
+        Word::Unwell => Exit::Unhealthy,
+        Word::Held => Exit::TimedOut,
+        Word::Stuck => Exit::Stuck,
+    })
+}
