@@ -5,12 +5,15 @@
 
 pub mod apiserver;
 pub mod byhand;
+pub mod github;
 pub mod http;
 pub mod k3s_agent;
 pub mod log;
 pub mod op;
+pub mod outside;
 pub mod provider;
 pub mod tailscaled;
+pub mod trouble;
 
 use std::{ffi::OsString, path::Path};
 

@@ -1,11 +1,12 @@
 //! Requests and their answers.
 
 use super::Provider;
-use super::state::{Machine, Told};
-use super::trouble::{Trouble, What};
+use super::state::Machine;
 use crate::standin::http::{self, Answer};
+use crate::standin::outside::{Told, hang_up, page_for_people};
+use crate::standin::trouble::{self, Trouble, What};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::header::{AUTHORIZATION, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -37,7 +38,8 @@ pub(super) async fn answer(me: Provider, request: Request<Incoming>) -> Answer {
     let (number, trouble, token) = {
         let mut state = me.state();
         state.asked.push(told);
-        (state.asked.len() - 1, state.meets(method == Method::GET), state.token.clone())
+        let met = trouble::meet(&mut state.troubles, method == Method::GET);
+        (state.asked.len() - 1, met, state.token.clone())
     };
     let answered = if !named {
         // What stands in front of the interface, not the interface.
@@ -82,10 +84,7 @@ async fn instead(trouble: Trouble) -> Answer {
         What::Nonsense => {
             http::json(StatusCode::OK, &json!({"data": "of another form", "id": "x"}))
         }
-        What::Hangup => {
-            // A handler cannot close the connection under its client; one that panics does, and nothing else.
-            std::panic::resume_unwind(Box::new("hang up"))
-        }
+        What::Hangup => hang_up(),
         What::Silence(span) => {
             tokio::time::sleep(span).await;
             error(504, "Gateway Time-out")
@@ -193,12 +192,4 @@ fn error(status: u16, message: &str) -> Answer {
         status,
         &json!({"message": message, "correlation_id": "26a91bd9-f8c8-4a83-9df9-83e23d696fe3"}),
     )
-}
-
-fn page_for_people(status: u16) -> Answer {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let page = "<!DOCTYPE html>\n<html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>";
-    let mut answer = http::text(status, page);
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=UTF-8"));
-    answer
 }

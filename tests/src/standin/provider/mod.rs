@@ -7,19 +7,16 @@
 
 mod answers;
 mod state;
-mod trouble;
 
-pub use state::{Hand, Machine, Told};
-pub use trouble::{On, Trouble, What};
+pub use super::outside::Told;
+pub use super::trouble::{On, Trouble, What};
+pub use state::{Hand, Machine};
 
-use crate::standin::http;
-use anyhow::Context as _;
-use rustls::ServerConfig;
+use super::outside;
 use state::State;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio_rustls::TlsAcceptor;
 
 /// The stand-in; clones are the same one.
 #[derive(Clone, Debug)]
@@ -41,34 +38,8 @@ impl Provider {
         cert: &Path,
         key: &Path,
     ) -> anyhow::Result<SocketAddr> {
-        let at = listener.local_addr().context("ask where the provider listens")?;
-        listener.set_nonblocking(true).context("listen without blocking")?;
-        let tls = ServerConfig::builder_with_provider(http::provider())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(http::certificates(cert)?, http::private_key(key)?)?;
-        let acceptor = TlsAcceptor::from(Arc::new(tls));
         let me = self.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("start the runtime of the provider")?;
-        let serve = async move {
-            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-            while let Ok((stream, _)) = listener.accept().await {
-                let (me, acceptor) = (me.clone(), acceptor.clone());
-                tokio::spawn(async move {
-                    // Who cannot agree on TLS with us is not told more than TLS tells him.
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    http::serve(stream, move |request| answers::answer(me.clone(), request)).await;
-                });
-            }
-        };
-        std::thread::Builder::new()
-            .name("provider".to_owned())
-            .spawn(move || runtime.block_on(serve))
-            .context("start the provider")?;
-        Ok(at)
+        outside::serve("provider", listener, (cert, key), move |r| answers::answer(me.clone(), r))
     }
 
     /// The next requests of this kind meet with this.

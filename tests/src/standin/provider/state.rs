@@ -1,6 +1,7 @@
 //! Machines, actions, and what was asked.
 
-use super::trouble::{On, Trouble};
+use crate::standin::outside::Told;
+use crate::standin::trouble::Trouble;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,17 +45,6 @@ impl Machine {
             "created_at": "2024-09-05T07:25:36.00000Z"
         })
     }
-}
-
-/// A request as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// Method and path.
-    pub line: String,
-    /// Its body.
-    pub body: String,
-    /// The status it was answered with, 0 for none.
-    pub status: u16,
 }
 
 #[derive(Debug)]
@@ -111,23 +101,6 @@ impl State {
         let (name, state) = (name.to_owned(), state.to_owned());
         self.actions.push(Action { id, machine, name, state, since: now() });
         id
-    }
-
-    /// The trouble this request meets with, if any.
-    pub(super) fn meets(&mut self, question: bool) -> Option<Trouble> {
-        let fits = |t: &Trouble| match t.on {
-            On::Anything => true,
-            On::Questions => question,
-            On::Wishes => !question,
-        };
-        let at = self.troubles.iter().position(fits)?;
-        let trouble = self.troubles.get_mut(at)?;
-        trouble.times = trouble.times.saturating_sub(1);
-        let met = trouble.clone();
-        if met.times == 0 {
-            self.troubles.remove(at);
-        }
-        Some(met)
     }
 
     pub(super) fn set(&mut self, action: u64, state: &str) {

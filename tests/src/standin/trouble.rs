@@ -1,5 +1,6 @@
-//! How a request can go wrong.
+//! How a request to a service beyond the cluster can go wrong.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Which requests meet with trouble.
@@ -61,4 +62,21 @@ impl Trouble {
     pub fn lasting(on: On, what: What) -> Self {
         Self { on, what, granted: false, times: 1000 }
     }
+}
+
+/// The trouble that this request meets with, if any; what was ordered for a number of requests is used up.
+pub fn meet(ordered: &mut VecDeque<Trouble>, question: bool) -> Option<Trouble> {
+    let fits = |t: &Trouble| match t.on {
+        On::Anything => true,
+        On::Questions => question,
+        On::Wishes => !question,
+    };
+    let at = ordered.iter().position(fits)?;
+    let trouble = ordered.get_mut(at)?;
+    trouble.times = trouble.times.saturating_sub(1);
+    let met = trouble.clone();
+    if met.times == 0 {
+        ordered.remove(at);
+    }
+    Some(met)
 }
