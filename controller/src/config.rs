@@ -198,7 +198,7 @@ impl Config {
                     .push(address(a.get_ref()).map_err(|why| wrong(a.span().start, why, None))?);
             }
             let vps = node.vps.as_ref().map(|v| v.check(&addresses, &line)).transpose()?;
-            let ssh = node.ssh.as_ref().map(|s| ssh(s, &line)).transpose()?;
+            let ssh = node.ssh.as_ref().map(|s| provider::ssh(s, &line)).transpose()?;
             nodes.insert(name.get_ref().clone(), Node { addresses, role: node.role, ssh, vps });
         }
         let base = path.parent().unwrap_or_else(|| Path::new("."));
@@ -273,19 +273,6 @@ impl Config {
     /// Who we are on the network.
     pub fn tls(&self) -> Result<&Tls, ConfigError> {
         self.tls.as_ref().ok_or_else(|| ConfigError::NoTls { path: self.path.clone() })
-    }
-}
-
-/// What `ssh` would take for an option is no destination.
-fn ssh(text: &Spanned<String>, line: &Line<'_>) -> Result<String, ConfigError> {
-    let t = text.get_ref();
-    let good = |c: char| c.is_ascii_alphanumeric() || "@.-_:[]%/".contains(c);
-    match !t.is_empty() && !t.starts_with('-') && t.chars().all(good) {
-        true => Ok(t.clone()),
-        false => {
-            let why = format!("{t:?} is no destination of ssh: write root@192.168.2.80");
-            Err(line.wrong(text.span().start, why, None))
-        }
     }
 }
 

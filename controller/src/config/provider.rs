@@ -110,6 +110,19 @@ impl WrittenVps {
     }
 }
 
+/// What `ssh` would take for an option is no destination.
+pub(super) fn ssh(text: &Spanned<String>, line: &Line<'_>) -> Result<String, ConfigError> {
+    let t = text.get_ref();
+    let good = |c: char| c.is_ascii_alphanumeric() || "@.-_:[]%/".contains(c);
+    match !t.is_empty() && !t.starts_with('-') && t.chars().all(good) {
+        true => Ok(t.clone()),
+        false => {
+            let why = format!("{t:?} is no destination of ssh: write root@192.168.2.80");
+            Err(line.wrong(text.span().start, why, None))
+        }
+    }
+}
+
 /// Where a token is; a token that stands in the file itself is refused, and never repeated.
 pub(super) fn reference(
     token: &Spanned<toml::Value>,
