@@ -4,7 +4,7 @@ use super::kinds::{Kind, Kinds, Unknown};
 use super::owner::{self, Owner};
 use super::{AT_ONCE, Cluster, ClusterError, ask};
 use crate::obstacle::chain;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
@@ -90,13 +90,13 @@ pub fn api(cluster: &Cluster, kind: &Kind, namespace: Option<&str>) -> Api<Dynam
 /// Everything in a namespace; in all of them without one. Events are left out: they only tell of the rest.
 pub async fn look(cluster: &Cluster, kinds: &Kinds, namespace: Option<&str>) -> Inventory {
     let wanted = kinds.all.iter().filter(|k| k.namespaced && k.kind != "Event");
-    let asked = stream::iter(wanted.cloned())
-        .map(|kind| async move {
-            let listed = list(cluster, &kind, namespace).await;
-            (kind, listed)
-        })
-        .buffer_unordered(AT_ONCE)
-        .collect::<Vec<_>>();
+    let one = |kind: Kind| async move {
+        let listed = list(cluster, &kind, namespace).await;
+        (kind, listed)
+    };
+    // Made before they are awaited: a future that keeps the closure cannot be moved between threads.
+    let calls: Vec<_> = wanted.cloned().map(|kind| one(kind).boxed()).collect();
+    let asked = stream::iter(calls).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
     let mut all = Inventory { unknown: kinds.unknown.clone(), ..Inventory::default() };
     // Some kinds are served by two groups.
     let mut seen = BTreeSet::new();

@@ -4,7 +4,7 @@ use super::hearing::{Hearing, Hearings};
 use super::inventory::all;
 use super::journal::{Journal, Target};
 use super::{AT_ONCE, Cluster, ClusterError, Failure, Say, remove};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use serde::{Deserialize, Serialize};
@@ -153,7 +153,7 @@ pub async fn end(
         }
         journal.intent(act, ours.iter().map(|p| p.target()).collect())?;
         say(format!("{act} {}", crate::words::count(ours.len(), "pod")));
-        let calls = ours.iter().map(|pod| delete(cluster, pod, want));
+        let calls: Vec<_> = ours.iter().map(|pod| delete(cluster, pod, want).boxed()).collect();
         let done: Vec<_> = stream::iter(calls).buffer_unordered(AT_ONCE).collect().await;
         let failed: Vec<ClusterError> = done.into_iter().filter_map(Result::err).collect();
         journal.seen(format!("{act}: {} of {} taken", ours.len() - failed.len(), ours.len()))?;

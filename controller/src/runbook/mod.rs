@@ -15,6 +15,7 @@ pub mod real;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod side;
 mod verify;
 pub mod view;
 

@@ -7,6 +7,7 @@ use super::leg::{Leg, World};
 use super::op::{RunbookOp, Seen};
 use super::opened::Opened;
 use super::record::Papers;
+use super::side::Side;
 use super::verify;
 use crate::ask;
 use crate::climb::{Heal, Wish};
@@ -52,8 +53,10 @@ pub struct Consent {
 pub struct Real<'a> {
     /// The way to agents, and where words go.
     pub session: &'a Session,
-    /// The API server.
+    /// The API server, to be looked at.
     pub cluster: Option<&'a Cluster>,
+    /// The API server, to act through; or why that is not possible.
+    pub side: Result<Side<'a>, String>,
     /// The provider, or why it cannot be asked.
     pub provider: Result<Desk, String>,
     /// Where it is written down.
@@ -157,7 +160,13 @@ impl Real<'_> {
             pods.filter(|p| !p.ready && !p.ready_by_kubelet).map(|p| p.uid.clone()).collect();
         let checked = check::settle(self.session, self.cluster, &nodes, &unwell).await;
         let fail = |why: String| Failure { why, retryable: true };
-        let checked = checked.map_err(fail)?;
+        let mut checked = checked.map_err(fail)?;
+        // What is left of the namespace wakes up with the next one of its name.
+        if let (Ok(side), Some(_)) = (&self.side, &self.opened.namespace) {
+            let left = side.remnants().await.map_err(fail)?;
+            checked.well &= left.is_empty();
+            left.iter().for_each(|l| checked.words = format!("{}; {l}", checked.words));
+        }
         *self.checked.lock().await = Some(checked.clone());
         if checked.well { Ok(()) } else { Err(fail(checked.words)) }
     }
@@ -195,7 +204,7 @@ impl World for Real<'_> {
             | RunbookOp::Pushed { .. }
             | RunbookOp::Commented { .. }
             | RunbookOp::IssueLeft { .. } => self.papers.look(op).await,
-            _ => Err("the API server cannot be asked".to_owned()),
+            _ => self.side.as_ref().map_err(Clone::clone)?.look(op).await,
         }
     }
 
@@ -212,7 +221,10 @@ impl World for Real<'_> {
             | RunbookOp::IssueLeft { .. } => {
                 self.papers.act(op).await.map_err(|why| Failure { why, retryable: true })
             }
-            _ => Err(Failure { why: "the API server cannot be asked".to_owned(), retryable: true }),
+            _ => match &self.side {
+                Ok(side) => side.act(op).await,
+                Err(why) => Err(Failure { why: why.clone(), retryable: true }),
+            },
         }
     }
 

@@ -3,6 +3,8 @@
 use crate::ask;
 use crate::cli::Global;
 use crate::cluster::Cluster;
+use crate::cluster::namespace::Permit;
+use crate::cluster::pin::{self, Pin, PinError};
 use crate::config::Record;
 use crate::error::{CommandError, Kind, Outcome};
 use crate::exit::Exit;
@@ -18,6 +20,7 @@ use crate::runbook::look::{self, Looked};
 use crate::runbook::opened::Opened;
 use crate::runbook::real::{Consent, Real};
 use crate::runbook::record::{Papers, runs, usual};
+use crate::runbook::side::Side;
 use crate::runbook::view;
 use crate::secret;
 use crate::session::Session;
@@ -74,6 +77,9 @@ pub struct Args {
     /// Agree beforehand to one thing that cannot be undone, by the name that would be typed
     #[arg(long, value_name = "NAME")]
     confirm: Vec<String>,
+    /// Whoever puts back what is deleted (Flux, Argo CD, Helm's operator) has been suspended
+    #[arg(long)]
+    owner_suspended: bool,
     /// How long a healed node must stay well, at most 10m
     #[arg(long, default_value = "30s", value_parser = heal::stability, value_name = "SPAN")]
     stability: Duration,
@@ -101,16 +107,17 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         return Ok(Exit::Unhealthy);
     };
     let (cluster, provider, mut gaps) = eyes;
+    let pin = pinned(cluster.as_ref(), &config.cluster).await?;
     if args.resume.is_some() {
         let named = args.resume.as_deref().filter(|id| !id.is_empty());
         let (book, opened) = Book::again(&config.cluster, named)?;
-        same_cluster(&opened, config.context.as_deref())?;
+        same_cluster(&opened, config.context.as_deref(), pin.as_ref().ok())?;
         out.say(format!(
             "Going on with recovery {}, begun {} UTC.",
             opened.id,
             words::date(opened.wall_ms)
         ));
-        return conduct(args, &session, cluster.as_ref(), provider, &book, &opened).await;
+        return conduct(args, &session, (cluster.as_ref(), pin), provider, &book, &opened).await;
     }
     if !args.plan
         && !args.anew
@@ -143,7 +150,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         id,
         cluster: config.cluster.clone(),
         context: config.context.clone(),
-        uid: None,
+        uid: pin.as_ref().ok().map(|p| p.uid.clone()),
         by: session.who(),
         wall_ms: wall_ms(),
         namespace: args.namespace.clone(),
@@ -173,7 +180,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         return Ok(Exit::Unhealthy);
     }
     let book = Book::begin(&opened)?;
-    conduct(args, &session, cluster.as_ref(), provider, &book, &opened).await
+    conduct(args, &session, (cluster.as_ref(), pin), provider, &book, &opened).await
 }
 
 /// Everybody who can be asked, and why others cannot.
@@ -206,6 +213,21 @@ async fn open(
     (cluster, provider, gaps)
 }
 
+/// Which cluster it is. Another one than is known by this name is refused; one that does not answer is only not acted on.
+async fn pinned(
+    cluster: Option<&Cluster>,
+    name: &str,
+) -> Result<Result<Pin, String>, CommandError> {
+    let Some(cluster) = cluster else {
+        return Ok(Err("no API server is configured, or it cannot be asked".to_owned()));
+    };
+    match pin::certain(cluster, name).await {
+        Ok(pin) => Ok(Ok(pin)),
+        Err(PinError::Cluster(e)) => Ok(Err(chain(&e))),
+        Err(error) => Err(crate::cluster::Failure::from(error).into()),
+    }
+}
+
 /// The issue tracker, with its token; why not, if not, is said when it is asked for.
 async fn tracker(record: Option<&Record>) -> Result<Tracker, String> {
     let github =
@@ -215,7 +237,20 @@ async fn tracker(record: Option<&Record>) -> Result<Tracker, String> {
 }
 
 /// A journal tells of one cluster; what it says of another would be done to the wrong one.
-fn same_cluster(opened: &Opened, context: Option<&str>) -> Result<(), CommandError> {
+fn same_cluster(
+    opened: &Opened,
+    context: Option<&str>,
+    pin: Option<&Pin>,
+) -> Result<(), CommandError> {
+    if let (Some(began), Some(here)) = (&opened.uid, pin)
+        && *began != here.uid
+    {
+        return Err(CommandError::usage(format!(
+            "go on with recovery {}: it was begun on cluster {began}, and this one is {}",
+            opened.id, here.uid
+        ))
+        .hinted("nothing was done; name that cluster's configuration with --config"));
+    }
     if opened.context.as_deref() == context {
         return Ok(());
     }
@@ -232,7 +267,7 @@ fn same_cluster(opened: &Opened, context: Option<&str>) -> Result<(), CommandErr
 async fn conduct(
     args: &Args,
     session: &Session,
-    cluster: Option<&Cluster>,
+    (cluster, pin): (Option<&Cluster>, Result<Pin, String>),
     provider: Result<Desk, String>,
     book: &Book,
     opened: &Opened,
@@ -247,9 +282,22 @@ async fn conduct(
         }
     }
     let record = session.config.as_ref().and_then(|c| c.record());
+    let name = session.config.as_ref().map_or("", |c| c.cluster.as_str());
+    let confirmed = |word: &str| {
+        let namespace = opened.namespace.as_deref().unwrap_or_default();
+        args.confirm.iter().any(|c| *c == format!("{word} {namespace}"))
+    };
+    let permit = Permit { strip: confirmed("strip"), finalize: confirmed("finalize") };
+    let owner_suspended = args.owner_suspended;
+    let side = match (cluster, pin) {
+        (Some(cluster), Ok(pin)) => Ok(Side { cluster, pin, name, out, owner_suspended, permit }),
+        (_, Err(why)) => Err(why),
+        (None, Ok(_)) => Err("no API server is configured".to_owned()),
+    };
     let real = Real {
         session,
         cluster,
+        side,
         provider,
         book,
         opened,
