@@ -17,6 +17,7 @@ pub mod pki;
 pub mod process;
 pub mod progress;
 pub mod real;
+pub mod recover;
 pub mod root;
 pub mod run;
 pub mod space;

@@ -26,6 +26,8 @@ enum Verb {
     Up(verbs::up::Args),
     /// Tell the incident of 13 October as it happens, by hand and by operator, and compare
     Incident(verbs::incident::Args),
+    /// Tell the whole recovery plan, by hand and by ctl recover, on the real cluster, and compare
+    Recover(verbs::recover::Args),
     /// Run every test: the workspace's own, then the catalogue of faults on live nodes
     Test(verbs::test::Args),
     /// Measure what Lifeline reaches on live nodes, each figure beside a baseline of the same run
@@ -100,6 +102,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Up(args) => verbs::up::run(args, &progress)?,
         Verb::Incident(args) => verbs::incident::run(&args, &progress)?,
+        Verb::Recover(args) => verbs::recover::run(&args, &progress)?,
         Verb::Test(args) => return verbs::test::run(&args, &progress),
         Verb::Bench(args) => return verbs::bench::run(&args, &progress),
         Verb::Down => lab::down(&progress)?,

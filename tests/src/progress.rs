@@ -27,6 +27,12 @@ impl Progress {
         Self { begun: Instant::now(), live, passing: Mutex::new(false) }
     }
 
+    /// The same story, told by somebody who outlives the caller.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { begun: self.begun, live: self.live, passing: Mutex::new(false) }
+    }
+
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.begun.elapsed()

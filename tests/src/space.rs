@@ -33,6 +33,8 @@ impl Space {
         command.env("LIFELINE_CONFIG", agent::operator_dir().join("ctl.toml"));
         command.env("KUBECONFIG", agent::operator_dir().join("kubeconfig"));
         command.env("KUBECACHEDIR", names::state_dir().join("kubectl"));
+        // What `ctl` writes down is the lab's, not that of the person at the machine.
+        command.env("XDG_STATE_HOME", names::state_dir().join("operator-state"));
         command
             .arg(format!("--net={}", names::namespace_path(&self.name).display()))
             .arg("--")

@@ -19,21 +19,21 @@ use crate::standin::byhand;
 use crate::{run, topology, witness};
 
 /// The other worker, which the culprit takes at the same time.
-const OTHER: &str = "styx";
-const PODS: &str = "pods of the node not ready";
+pub(crate) const OTHER: &str = "styx";
+pub(crate) const PODS: &str = "pods of the node not ready";
 /// A pod's start, three seconds of the culprit's own, rules, and its route another three seconds later.
-const CAPTURE_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const CAPTURE_LIMIT: Duration = Duration::from_secs(60);
 /// The grace period is 50 s.
-const NOT_READY_LIMIT: Duration = Duration::from_secs(90);
-const BACK_LIMIT: Duration = Duration::from_secs(240);
+pub(crate) const NOT_READY_LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const BACK_LIMIT: Duration = Duration::from_secs(240);
 /// Long enough for a lease on its beat and for the ways to be asked again.
-const AFTERMATH: Duration = Duration::from_secs(15);
-const REST_LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const AFTERMATH: Duration = Duration::from_secs(15);
+pub(crate) const REST_LIMIT: Duration = Duration::from_secs(180);
 /// Somebody at a keyboard gives up after this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Step 1 of the recovery plan, as it stands there but for the kubeconfig's place.
-const STEP_ONE: [&str; 3] = [
+pub(crate) const STEP_ONE: [&str; 3] = [
     "kubectl -n tailscale-system delete pod --all --force --grace-period=0",
     "kubectl delete namespace tailscale-system --force --grace-period=0 --timeout=10s",
     "kubectl get namespace tailscale-system -o json | jq '.spec.finalizers = []' | \
@@ -150,11 +150,11 @@ pub fn judge(acts: &[Act]) -> Result<(), String> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
-fn kept(left: &[witness::Difference]) -> usize {
+pub(crate) fn kept(left: &[witness::Difference]) -> usize {
     left.iter().filter(|d| super::faults::is_kept(d)).count()
 }
 
-fn rewritten(left: &[witness::Difference]) -> usize {
+pub(crate) fn rewritten(left: &[witness::Difference]) -> usize {
     let own = ["KUBE-SEP-", "KUBE-SVC-", "KUBE-SERVICES"];
     left.iter().filter(|d| own.iter().any(|chain| d.line.contains(chain))).count()
 }
@@ -238,7 +238,7 @@ fn by_operator(lab: &Lab, report: &File, progress: &Progress) -> anyhow::Result<
 }
 
 /// Objects of the culprit that are in etcd without their namespace.
-fn orphans() -> anyhow::Result<String> {
+pub(crate) fn orphans() -> anyhow::Result<String> {
     let space = cluster::kubectl(&["get", "namespace", "tailscale-system", "-o", "name"])?;
     if space.ok() {
         return Ok(String::new());
@@ -249,7 +249,7 @@ fn orphans() -> anyhow::Result<String> {
 }
 
 /// Back to the beginning: the culprit and its orphans out of etcd, both workers power-cycled.
-fn clear(lab: &Lab, progress: &Progress) -> anyhow::Result<()> {
+pub(crate) fn clear(lab: &Lab, progress: &Progress) -> anyhow::Result<()> {
     progress.say("the culprit is taken out of etcd, both workers are power-cycled");
     culprit::remove()?;
     let pods = ["delete", "pods", "--all", "-n", "tailscale-system", "--force", "--grace-period=0"];

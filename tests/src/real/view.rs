@@ -81,6 +81,23 @@ impl View {
         progress: &Progress,
         work: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
+        self.watched(progress, || {
+            thread::scope(|scope| {
+                scope.spawn(|| self.ask_host_port(node, progress));
+                scope.spawn(|| self.ask_lookout(node, progress));
+                let done = work();
+                self.stop.store(true, Ordering::Relaxed);
+                done
+            })
+        })
+    }
+
+    /// The same by the API server's word alone: also of a node whose power is cut meanwhile.
+    pub fn watched<T>(
+        &self,
+        progress: &Progress,
+        work: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let mut watches = Vec::new();
         for what in [&["nodes"][..], &["leases", "-n", "kube-node-lease"], &["pods", "-A"]] {
             let args = ["get", "-w", "--output-watch-events", "-o", "json"];
@@ -93,10 +110,7 @@ impl View {
             for stream in streams.into_iter().flatten() {
                 scope.spawn(|| self.read(stream, progress));
             }
-            scope.spawn(|| self.ask_host_port(node, progress));
-            scope.spawn(|| self.ask_lookout(node, progress));
             let done = work();
-            self.stop.store(true, Ordering::Relaxed);
             watches.iter_mut().for_each(end);
             done
         })

@@ -9,6 +9,7 @@ use rustls::ServerConfig;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 /// A request as it came.
@@ -20,6 +21,16 @@ pub struct Told {
     pub body: String,
     /// The status it was answered with, 0 for none.
     pub status: u16,
+    /// When it came.
+    pub at: Instant,
+}
+
+impl Told {
+    /// A request that has just come.
+    #[must_use]
+    pub fn now(line: String, body: String) -> Self {
+        Self { line, body, status: 0, at: Instant::now() }
+    }
 }
 
 /// Serves on a thread of its own for as long as the process lives, so that a caller needs no runtime.

@@ -42,7 +42,7 @@ pub(super) async fn answer(me: GitHub, request: Request<Incoming>) -> Answer {
     let line = format!("{} {}", asked.method, asked.path);
     let (number, trouble, token) = {
         let mut state = me.state();
-        state.asked.push(Told { line, body: asked.body.clone(), status: 0 });
+        state.asked.push(Told::now(line, asked.body.clone()));
         let met = trouble::meet(&mut state.troubles, asked.method == Method::GET);
         (state.asked.len() - 1, met, state.token.clone())
     };

@@ -34,7 +34,7 @@ pub(super) async fn answer(me: Provider, request: Request<Incoming>) -> Answer {
         .await
         .map(|b| String::from_utf8_lossy(&b).into_owned())
         .unwrap_or_default();
-    let told = Told { line: format!("{method} {path}"), body: body.clone(), status: 0 };
+    let told = Told::now(format!("{method} {path}"), body.clone());
     let (number, trouble, token) = {
         let mut state = me.state();
         state.asked.push(told);
