@@ -33,7 +33,7 @@ const CTL_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Ground<'a> {
     pub lab: &'a Lab,
-    progress: &'a Progress,
+    pub progress: &'a Progress,
     /// What has been made and not yet taken back.
     made: Cell<Option<Fault>>,
 }

@@ -1,6 +1,7 @@
 //! The live cases: each a sentence, tried on real nodes, asserted with other tools than the code under test uses.
 
 mod alone;
+mod cluster;
 mod crash;
 mod filter;
 mod ground;
@@ -10,6 +11,7 @@ mod last;
 mod near_miss;
 mod real;
 mod refusal;
+mod rented;
 mod routing;
 mod upstream;
 
@@ -56,9 +58,10 @@ pub fn all(gear: Gear) -> Vec<Case> {
             crash::CASES,
             last::CASES,
             alone::CASES,
+            rented::CASES,
         ]
         .concat(),
-        Gear::Real => real::CASES.to_vec(),
+        Gear::Real => [real::CASES, rented::CASES, cluster::CASES].concat(),
     }
 }
 
