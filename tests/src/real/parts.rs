@@ -21,6 +21,10 @@ const FORMAT: u32 = 1;
 /// Six times of what it takes on two cores: a machine that needs longer is not building.
 const LIMIT: Duration = Duration::from_secs(3600);
 
+/// Whatever the machine's own settings are. Debian's Go is set to fetch no newer one by itself.
+const ENVIRONMENT: [(&str, &str); 3] =
+    [("CGO_ENABLED", "0"), ("GOFLAGS", ""), ("GOTOOLCHAIN", "auto")];
+
 /// The lock's name, and the beginning of the folders'.
 const KIND: &str = "part";
 
@@ -192,7 +196,7 @@ fn build(part: &Part, source: &Path, dir: &Path, go: &Path, progress: &Progress)
         .arg(format!("-ldflags=-s -w{stamps}"))
         .arg("-o")
         .arg(format!("{}/", building.display()));
-    command.args(part.packages).current_dir(source).env("CGO_ENABLED", "0").env("GOFLAGS", "");
+    command.args(part.packages).current_dir(source).envs(ENVIRONMENT);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -216,7 +220,7 @@ fn build(part: &Part, source: &Path, dir: &Path, go: &Path, progress: &Progress)
 fn packages(part: &Part, source: &Path, go: &Path) -> Result<usize> {
     let mut command = Command::new(go);
     command.args(["list", "-deps"]).arg(part.tags()).args(part.packages).current_dir(source);
-    command.env("CGO_ENABLED", "0").env("GOFLAGS", "");
+    command.envs(ENVIRONMENT);
     let listed = run::run(&mut command, Duration::from_secs(900), None)?.success()?;
     Ok(listed.stdout.lines().count())
 }
