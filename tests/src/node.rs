@@ -194,6 +194,7 @@ pub fn supervise(machine: &Machine, root: &Path) -> Result<()> {
     let pid = i32::try_from(std::process::id()).unwrap_or(0);
     for cgroup in cgroups(machine.name) {
         fs::create_dir_all(&cgroup).doing(|| format!("make {}", cgroup.display()))?;
+        real::cgroup::hand_down(&cgroup);
         let procs = cgroup.join("cgroup.procs");
         fs::write(&procs, pid.to_string()).doing(|| format!("write {}", procs.display()))?;
     }

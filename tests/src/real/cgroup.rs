@@ -1,8 +1,8 @@
 //! A node's own cgroup in each controller of a version 1 hierarchy, joined before its container starts.
 //!
 //! With a cgroup namespace that begins there, the container sees it as the top: two kubelets on one machine then never
-//! meet, and taking the cgroup away takes away every pod's. On a machine with version 2 alone there is nothing to do:
-//! nspawn delegates the one tree.
+//! meet, and taking the cgroup away takes away every pod's. On a machine with version 2 alone nspawn delegates the one tree; only
+//! its controllers have to reach the node.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,6 +46,18 @@ pub fn join(node: &str) -> Result<()> {
     Ok(())
 }
 
+/// Lets the controllers of version 2 reach a node's cgroup, which has those alone that each cgroup above it hands down.
+pub fn hand_down(own: &Path) {
+    let above: Vec<&Path> = own.ancestors().skip(1).take(2).collect();
+    for dir in above.into_iter().rev() {
+        let controllers = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+        for controller in controllers.split_whitespace() {
+            // Refused where processes stand beside the lab's cgroup. A kubelet then names those it lacks.
+            fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")).ok();
+        }
+    }
+}
+
 fn inherit(dir: &Path, file: &str) -> Result<()> {
     let (own, Some(above)) = (dir.join(file), dir.parent().map(|p| p.join(file))) else {
         return Ok(());
@@ -74,6 +86,21 @@ mod tests {
         }
         std::os::unix::fs::symlink("memory", top.path().join("mem")).unwrap();
         assert_eq!(controllers_in(top.path()), [top.path().join("memory")]);
+    }
+
+    #[test]
+    fn what_the_top_has_is_handed_down_step_by_step_to_the_node() {
+        let top = tempfile::tempdir().unwrap();
+        let node = top.path().join("lab/node");
+        fs::create_dir_all(&node).unwrap();
+        for dir in [top.path(), &top.path().join("lab"), &node] {
+            fs::write(dir.join("cgroup.controllers"), "memory\n").unwrap();
+        }
+        hand_down(&node);
+        let handed = |dir: &Path| fs::read_to_string(dir.join("cgroup.subtree_control")).ok();
+        assert_eq!(handed(top.path()).as_deref(), Some("+memory"));
+        assert_eq!(handed(&top.path().join("lab")).as_deref(), Some("+memory"));
+        assert_eq!(handed(&node), None, "nspawn's own to decide");
     }
 
     #[test]
