@@ -17,13 +17,13 @@ use crate::witness;
 /// Guard, quiet, clean and half a minute of watching that it stays so take less; more is a heal that hangs.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// What the node's agent may do by itself from now on.
-pub(crate) fn set_mode(lab: &Lab, mode: &str) -> anyhow::Result<()> {
+/// What a node's agent may do by itself from now on.
+pub(crate) fn set_mode(lab: &Lab, node: &str, mode: &str) -> anyhow::Result<()> {
     let script = format!(
         "sed -i 's/^mode = .*/mode = \"{mode}\"/' /etc/lifeline/agent.toml && systemctl restart lifeline-agent"
     );
-    let done = lab.node(NODE)?.sh(&script)?.success();
-    done.with_context(|| format!("put the agent into mode {mode}"))?;
+    let done = lab.node(node)?.sh(&script)?.success();
+    done.with_context(|| format!("put the agent of {node} into mode {mode}"))?;
     Ok(())
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn watch(
 ) -> anyhow::Result<Alone> {
     let probe = Probe::begin(&lab.node(NODE)?)?;
     probe.await_steady(Duration::from_secs(1), Duration::from_secs(20))?;
-    let known = incidents(lab)?.len();
+    let known = incidents(lab, NODE)?.len();
     let begun = Instant::now();
     strike()?;
     let mut told = false;
@@ -57,7 +57,7 @@ pub(crate) fn watch(
                 out.stderr
             );
         }
-        let all = incidents(lab)?;
+        let all = incidents(lab, NODE)?;
         // The latest comes first.
         let new = all.first().filter(|_| all.len() > known);
         if let Some(one) = new {
@@ -87,9 +87,9 @@ fn words(list: &Value) -> String {
     all.join(", ")
 }
 
-/// The agent's incidents, the latest first.
-fn incidents(lab: &Lab) -> anyhow::Result<Vec<Value>> {
-    let out = lab.ctl(&["history", NODE, "-o", "json"])?;
+/// The incidents a node's agent knows, the latest first.
+pub(crate) fn incidents(lab: &Lab, node: &str) -> anyhow::Result<Vec<Value>> {
+    let out = lab.ctl(&["history", node, "--limit", "200", "-o", "json"])?;
     let all: Value = serde_json::from_str(&out.stdout)
         .with_context(|| format!("understand ctl history: {}{}", out.stdout, out.stderr))?;
     Ok(all["incidents"].as_array().cloned().unwrap_or_default())
@@ -101,8 +101,8 @@ pub(super) fn act(
     progress: &Progress,
     strike: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<Act> {
-    set_mode(lab, "heal")?;
-    super::healthy(lab, progress)?;
+    set_mode(lab, NODE, "heal")?;
+    super::healthy(lab, NODE, progress)?;
     let node = lab.node(NODE)?;
     let before = super::snapshot(&node)?;
     let begun = lease::boottime();
@@ -121,7 +121,7 @@ pub(super) fn act(
     let leases = lease::parse(&lab.node("tethys")?.read(LOG)?);
     let left = witness::diff(&before, &super::snapshot(&node)?);
     super::tell_left("by itself", &left, progress);
-    set_mode(lab, &lab.state.mode)?;
+    set_mode(lab, NODE, &lab.state.mode)?;
     progress.say(format!("what it did: ctl report {NODE} {}", alone.incident));
     Ok(Act {
         name: "by itself",

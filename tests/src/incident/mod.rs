@@ -63,7 +63,7 @@ fn act(
     progress: &Progress,
     recover: impl FnOnce(&Lab, &Progress) -> anyhow::Result<usize>,
 ) -> anyhow::Result<Act> {
-    healthy(lab, progress)?;
+    healthy(lab, NODE, progress)?;
     let node = lab.node(NODE)?;
     let before = snapshot(&node)?;
     let path = Path::watch(&node)?;
@@ -129,16 +129,16 @@ pub(crate) fn snapshot(node: &Node) -> anyhow::Result<Snapshot> {
 }
 
 /// The agent says that all is well, and has learnt it.
-pub(crate) fn healthy(lab: &Lab, progress: &Progress) -> anyhow::Result<()> {
+pub(crate) fn healthy(lab: &Lab, node: &str, progress: &Progress) -> anyhow::Result<()> {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
-        let out = lab.ctl(&["status", NODE, "-o", "json"])?;
+        let out = lab.ctl(&["status", node, "-o", "json"])?;
         let said = out.stdout.to_lowercase();
         if out.ok() && said.contains("healthy") && said.contains("learn") {
             return Ok(());
         }
         if Instant::now() > until {
-            bail!("{NODE} is not healthy before the incident: {}{}", out.stdout, out.stderr);
+            bail!("{node} is not healthy before the incident: {}{}", out.stdout, out.stderr);
         }
         progress.pass("waiting for the node to be healthy and its baseline to be learnt");
         thread::sleep(Duration::from_millis(500));

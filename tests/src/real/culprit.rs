@@ -11,6 +11,9 @@ pub const SPACE: &str = "tailscale-system";
 /// A namespace goes within seconds when nothing is in it.
 const FREE: Duration = Duration::from_secs(45);
 const MANIFEST: &str = include_str!("manifests/culprit.yaml");
+/// `status` names the exit node only while there is one.
+const LIVENESS: &str = "{exec: {command: [/bin/sh, -c, '/bin/tailscale status --json | grep -q ExitNodeStatus']}, \
+                        initialDelaySeconds: 15, periodSeconds: 5, timeoutSeconds: 4, failureThreshold: 3}";
 
 /// How tailscaled is told to behave; the incident's own way is the default.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
@@ -34,6 +37,9 @@ pub struct Variant {
     /// In a network namespace of the pod's own, not in the node's
     #[arg(long)]
     pub own_network: bool,
+    /// Its kubelet looks whether the exit node is in use, and starts it again when it is not
+    #[arg(long)]
+    pub insists: bool,
     /// Only on this node
     #[arg(long, value_enum)]
     pub on: Option<Worker>,
@@ -76,6 +82,7 @@ impl Variant {
             .replace("{LOGIN}", login)
             .replace("{FLAGS}", &self.flags(exit))
             .replace("{FIREWALL}", firewall)
+            .replace("{LIVENESS}", if self.insists { LIVENESS } else { "null" })
     }
 }
 
@@ -119,7 +126,8 @@ mod tests {
     #[test]
     fn a_variant_leaves_nothing_open_and_changes_only_its_switch() {
         let incident = Variant::default().manifest("http://x", "100.64.0.1");
-        for open in ["{LOGIN}", "{FLAGS}", "{FIREWALL}", "{NODES}", "{HOST_NETWORK}"] {
+        for open in ["{LOGIN}", "{FLAGS}", "{FIREWALL}", "{NODES}", "{HOST_NETWORK}", "{LIVENESS}"]
+        {
             assert!(!incident.contains(open), "{open}");
         }
         assert!(incident.contains("nodeSelector: {}") && incident.contains("hostNetwork: true"));
@@ -128,6 +136,9 @@ mod tests {
         assert!(!routes.manifest("http://x", "y").contains("--exit-node"));
         let benign = Variant { peers_only: true, ..Variant::default() }.manifest("http://x", "y");
         assert!(benign.contains("--accept-routes=false") && !benign.contains("--exit-node"));
+        assert!(incident.contains("livenessProbe: null"));
+        let insists = Variant { insists: true, ..Variant::default() }.manifest("http://x", "y");
+        assert!(insists.contains("livenessProbe: {exec:"));
         let legacy = Variant { legacy: true, ..Variant::default() };
         assert!(legacy.manifest("http://x", "y").contains("value: iptables}"));
     }

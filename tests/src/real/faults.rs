@@ -22,6 +22,7 @@ const INCIDENT: Variant = Variant {
     accept_dns: false,
     legacy: false,
     own_network: false,
+    insists: false,
     on: Some(Worker::Calypso),
 };
 

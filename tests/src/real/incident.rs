@@ -1,7 +1,7 @@
 //! The incident of 13 October on the real cluster: the DaemonSet is applied, and the rest happens by itself.
 //!
-//! Both acts are as in the quick gear, with the cluster's view beside the node's. Both begin when the control plane says
-//! NotReady: that is what somebody saw on that day.
+//! The acts are as in the quick gear, with the cluster's view beside the node's. Whoever acts begins when the control plane says
+//! NotReady: that is what somebody saw on that day. In the third act it never says so.
 
 use std::path::Path as File;
 use std::thread;
@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use super::captor::Captor;
 use super::culprit::{self, Variant};
+use super::judge::{CAPTURE, CAPTURES, KEPT, KUBE, LOST, MORNING, NONE, OWN, PODS, READY, REPORT};
 use super::view::{View, Way};
-use super::{cluster, disk};
+use super::{cluster, disk, faults, itself, judge};
+use crate::bench::probe::{Probe, Sent};
 use crate::incident::{self, Act, NODE, path::Path};
 use crate::lab::Lab;
 use crate::progress::Progress;
@@ -20,7 +23,6 @@ use crate::{run, topology, witness};
 
 /// The other worker, which the culprit takes at the same time.
 pub(crate) const OTHER: &str = "styx";
-pub(crate) const PODS: &str = "pods of the node not ready";
 /// A pod's start, three seconds of the culprit's own, rules, and its route another three seconds later.
 pub(crate) const CAPTURE_LIMIT: Duration = Duration::from_secs(60);
 /// The grace period is 50 s.
@@ -40,8 +42,13 @@ pub(crate) const STEP_ONE: [&str; 3] = [
      kubectl replace --raw /api/v1/namespaces/tailscale-system/finalize -f -",
 ];
 
-/// Tells the story twice and measures both acts.
-pub fn tell(lab: &Lab, report: &File, progress: &Progress) -> anyhow::Result<Vec<Act>> {
+/// Tells the story three times and measures each act; in the third nobody does anything for as long as `alone` says.
+pub fn tell(
+    lab: &Lab,
+    report: &File,
+    alone: Duration,
+    progress: &Progress,
+) -> anyhow::Result<Vec<Act>> {
     progress.say("── by hand: the recovery plan, typed by a script ──");
     let hand = act(lab, "by hand", progress, by_hand)?;
     let orphans = orphans()?;
@@ -54,7 +61,10 @@ pub fn tell(lab: &Lab, report: &File, progress: &Progress) -> anyhow::Result<Vec
     let operator =
         act(lab, "by operator", progress, |lab, progress| by_operator(lab, &report, progress))?;
     progress.say(format!("the incident report: {}", report.display()));
-    Ok(vec![hand, operator])
+    clear(lab, progress)?;
+    progress.say("── by itself: both agents in heal mode, and nobody at all ──");
+    let itself = itself::act(lab, &report, alone, progress)?;
+    Ok(vec![hand, operator, itself])
 }
 
 fn act(
@@ -64,11 +74,12 @@ fn act(
     recover: impl FnOnce(&Lab, &Progress) -> anyhow::Result<usize>,
 ) -> anyhow::Result<Act> {
     cluster::await_rest(REST_LIMIT, progress)?;
-    incident::healthy(lab, progress)?;
+    incident::healthy(lab, NODE, progress)?;
     let node = lab.node(NODE)?;
     let before = incident::snapshot(&node)?;
     let view = View::of(NODE);
     let path = Path::watch(&node)?;
+    let (probe, captor) = (Probe::begin(&node)?, Captor::watch(NODE)?);
     view.during(&node, progress, || {
         progress.say("healthy: both workers are Ready, every pod runs");
         thread::sleep(Duration::from_secs(3));
@@ -97,20 +108,19 @@ fn act(
         thread::sleep(AFTERMATH);
         let left = witness::diff(&before, &incident::snapshot(&node)?);
         incident::tell_left(name, &left, progress);
-        let mut rows = vec![
-            (
-                "seconds from first command to node Ready",
-                format!("{:.1}", ready.saturating_duration_since(acted).as_secs_f64()),
-            ),
-            (PODS, view.pods_not_ready().to_string()),
-            // It follows pods' addresses, which a rebooted node deals anew; a difference it is all the same.
-            ("differences that are kube-proxy's own", rewritten(&left).to_string()),
-            ("folders that the workload keeps", kept(&left).to_string()),
-        ];
-        rows.extend(Way::ALL.map(|way| {
-            let is = view.works(way).map_or("?", |is| if is { "works" } else { "dead" });
-            (way.told(), is.to_owned())
-        }));
+        let rows = Rows {
+            begun,
+            captures: captor.times(),
+            sent: probe.end(),
+            ready: Some(ready.saturating_duration_since(acted)),
+            // Those of the culprit are gone with it, or are orphans that nobody makes ready.
+            pods: view.pods_not_ready(None),
+            own: 0,
+            report: NONE.to_owned(),
+            left: &left,
+            morning: NONE.to_owned(),
+        };
+        let cluster = rows.cells(&view);
         Ok(Act {
             name,
             outage: restored.saturating_duration_since(broken),
@@ -120,43 +130,51 @@ fn act(
             not_ready: noticed >= broken,
             typed,
             left,
-            cluster: rows,
+            cluster,
         })
     })
 }
 
-/// Whether the two acts show what they must: marks by hand, none by operator but for what kube-proxy itself re-wrote, and a
-/// cluster that works.
-pub fn judge(acts: &[Act]) -> Result<(), String> {
-    let [hand, operator] = acts else {
-        return Err(format!("two acts were to be told, {} were", acts.len()));
-    };
-    let mut wrong = Vec::new();
-    if hand.left.is_empty() {
-        wrong.push("by hand left no mark: the comparison shows nothing".to_owned());
-    }
-    let not_own = operator
-        .left
-        .iter()
-        .filter(|d| rewritten(std::slice::from_ref(*d)) == 0 && !super::faults::is_kept(d));
-    wrong.extend(not_own.map(|d| format!("by operator differs from before: {d}")));
-    for (what, is) in &operator.cluster {
-        let bad = *what == PODS && is != "0"
-            || Way::ALL.iter().any(|w| w.told() == *what) && is != "works";
-        if bad {
-            wrong.push(format!("by operator, {what}: {is}"));
-        }
-    }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+/// What of an act goes into the table beside what every gear has.
+pub(super) struct Rows<'a> {
+    pub begun: Instant,
+    /// When the exit node took the default route.
+    pub captures: Vec<Instant>,
+    pub sent: Vec<Sent>,
+    pub ready: Option<Duration>,
+    pub pods: usize,
+    pub own: usize,
+    pub report: String,
+    pub left: &'a [witness::Difference],
+    pub morning: String,
 }
 
-pub(crate) fn kept(left: &[witness::Difference]) -> usize {
-    left.iter().filter(|d| super::faults::is_kept(d)).count()
-}
-
-pub(crate) fn rewritten(left: &[witness::Difference]) -> usize {
-    let own = ["KUBE-SEP-", "KUBE-SVC-", "KUBE-SERVICES"];
-    left.iter().filter(|d| own.iter().any(|chain| d.line.contains(chain))).count()
+impl Rows<'_> {
+    /// Label and cell, the same labels in each act.
+    pub fn cells(self, view: &View) -> Vec<(&'static str, String)> {
+        let seconds = |d: Duration| format!("{:.1}", d.as_secs_f64());
+        let none = || NONE.to_owned();
+        let count =
+            |is: fn(&witness::Difference) -> bool| self.left.iter().filter(|d| is(d)).count();
+        let first = self.captures.first().map(|at| at.saturating_duration_since(self.begun));
+        let mut rows = vec![
+            (CAPTURE, first.map_or_else(none, seconds)),
+            (CAPTURES, self.captures.len().to_string()),
+            (LOST, self.sent.iter().filter(|s| !s.answered).count().to_string()),
+            (READY, self.ready.map_or_else(none, seconds)),
+            (PODS, self.pods.to_string()),
+        ];
+        rows.extend(Way::ALL.map(|way| {
+            let is = view.works(way).map_or("?", |is| if is { "works" } else { "dead" });
+            (way.told(), is.to_owned())
+        }));
+        rows.push((OWN, self.own.to_string()));
+        rows.push((REPORT, self.report));
+        rows.push((KUBE, count(judge::is_rewritten).to_string()));
+        rows.push((KEPT, count(faults::is_kept).to_string()));
+        rows.push((MORNING, self.morning));
+        rows
+    }
 }
 
 /// The plan's three steps: the namespace by force, styx by the provider's reboot, calypso at its console.
@@ -185,7 +203,7 @@ fn by_hand(lab: &Lab, progress: &Progress) -> anyhow::Result<usize> {
 }
 
 /// Types a line on the laptop and tells what it came to.
-fn laptop(lab: &Lab, line: &str, progress: &Progress) -> anyhow::Result<()> {
+pub(super) fn laptop(lab: &Lab, line: &str, progress: &Progress) -> anyhow::Result<()> {
     let out = lab.space("laptop")?.exec_within(&["bash", "-c", line], PATIENCE)?;
     let end = if out.timed_out { "^C" } else { "" };
     progress.say(format!("    laptop$ {line}  ({:.1} s{end})", out.took.as_secs_f64()));

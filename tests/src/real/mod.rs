@@ -6,6 +6,7 @@
 
 pub mod ahead;
 pub mod apiserver;
+pub mod captor;
 pub mod capture;
 pub mod cgroup;
 pub mod cluster;
@@ -17,6 +18,8 @@ pub mod go;
 pub mod ground;
 pub mod image;
 pub mod incident;
+pub mod itself;
+pub mod judge;
 pub mod logs;
 pub mod parts;
 pub mod supervisor;

@@ -171,7 +171,7 @@ impl View {
                 match last(&|w| matches!(w, What::Way(other, _) if other == way)) {
                     Some((_, was)) if was == what => return,
                     Some(_) => Some(format!(
-                        "{}: {}",
+                        "{node}: {} {}",
                         way.told(),
                         if *is { "works again" } else { "is dead" }
                     )),
@@ -260,9 +260,16 @@ impl View {
             .sum()
     }
 
-    /// Pods of the node that are not ready now.
+    /// Whether the control plane has called it NotReady since then, for however short a time.
     #[must_use]
-    pub fn pods_not_ready(&self) -> usize {
+    pub fn left_ready(&self, since: Instant) -> bool {
+        let Ok(seen) = self.seen.lock() else { return true };
+        seen.iter().any(|(at, what)| *what == What::Ready(false) && *at >= since)
+    }
+
+    /// Pods of the node that are not ready now, but for those of a namespace.
+    #[must_use]
+    pub fn pods_not_ready(&self, but: Option<&str>) -> usize {
         let Ok(seen) = self.seen.lock() else { return 0 };
         let mut pods = std::collections::BTreeMap::new();
         for (_, what) in seen.iter() {
@@ -272,7 +279,8 @@ impl View {
                 _ => None,
             };
         }
-        pods.values().filter(|ready| !**ready).count()
+        let meant = |name: &str| but.is_none_or(|b| name.split('/').next() != Some(b));
+        pods.iter().filter(|(name, ready)| !**ready && meant(name)).count()
     }
 }
 
@@ -308,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_last_word_on_ready_counts_and_other_nodes_do_not() {
-        let (view, progress) = (View::of("calypso"), Progress::new());
+        let (view, progress, begun) = (View::of("calypso"), Progress::new(), Instant::now());
         view.take(&node("True"), false, &progress);
         view.take(&node("Unknown"), false, &progress);
         let mut other = node("True");
@@ -316,6 +324,9 @@ mod tests {
         view.take(&other, false, &progress);
         assert!(view.await_ready(false, Duration::ZERO).is_ok());
         assert!(view.await_ready(true, Duration::ZERO).is_err());
+        view.take(&node("True"), false, &progress);
+        assert!(view.left_ready(begun));
+        assert!(!view.left_ready(Instant::now()));
     }
 
     #[test]
@@ -337,10 +348,10 @@ mod tests {
             "status": {"conditions": [{"type": "Ready", "status": s}]}})
         };
         view.take(&pod("False"), false, &progress);
-        assert_eq!(view.pods_not_ready(), 1);
+        assert_eq!((view.pods_not_ready(None), view.pods_not_ready(Some("a"))), (1, 0));
         view.take(&pod("True"), false, &progress);
-        assert_eq!(view.pods_not_ready(), 0);
+        assert_eq!(view.pods_not_ready(None), 0);
         view.take(&pod("False"), true, &progress);
-        assert_eq!(view.pods_not_ready(), 0);
+        assert_eq!(view.pods_not_ready(None), 0);
     }
 }

@@ -86,7 +86,7 @@ fn act(
     recover: impl FnOnce(&Desk, &Marks) -> anyhow::Result<(usize, String)>,
 ) -> anyhow::Result<Act> {
     cluster::await_rest(real::REST_LIMIT, progress)?;
-    incident::healthy(lab, progress)?;
+    incident::healthy(lab, NODE, progress)?;
     let desk = Desk::lay(progress)?.with_record()?;
     let node = lab.node(NODE)?;
     let before = incident::snapshot(&node)?;

@@ -6,7 +6,7 @@ use super::desk::{self, Desk, STAGED, TOKENS};
 use super::marks::{Mark, Marks};
 use crate::error::Result;
 use crate::real::faults::is_kept;
-use crate::real::incident::rewritten;
+use crate::real::judge::is_rewritten;
 use crate::run;
 use crate::witness::{Difference, Kind};
 
@@ -119,7 +119,7 @@ pub fn table(acts: &[Act]) -> String {
     }
     text += &row("pods of calypso not ready", &|a| a.pods.to_string());
     text += &row("differences left on calypso", &|a| a.left.len().to_string());
-    text += &row("  of these kube-proxy's own", &|a| rewritten(&a.left).to_string());
+    text += &row("  of these kube-proxy's own", &|a| a.left.iter().filter(|d| is_rewritten(d)).count().to_string());
     text += &row("  of these folders that the workload keeps", &|a| {
         a.left.iter().filter(|d| is_kept(d)).count().to_string()
     });
@@ -157,7 +157,7 @@ pub fn judge(acts: &[Act]) -> std::result::Result<(), String> {
             wrong.push(format!("never happened: {}", mark.told()));
         }
     }
-    let own = |d: &&Difference| rewritten(std::slice::from_ref(*d)) > 0 || is_kept(d);
+    let own = |d: &&Difference| is_rewritten(d) || is_kept(d);
     wrong.extend(
         ctl.left.iter().filter(|d| !own(d)).map(|d| format!("calypso differs from before: {d}")),
     );

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "the table is the result")]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::bail;
 use lifeline_lab::progress::Progress;
@@ -26,6 +27,9 @@ pub struct Args {
     /// On a real cluster, with the real tailscaled
     #[arg(long)]
     real: bool,
+    /// On a real cluster, for how many seconds nobody does anything in the third act
+    #[arg(long, default_value_t = 300, requires = "real", value_parser = clap::value_parser!(u64).range(60..=3600))]
+    alone: u64,
 }
 
 /// Tells it and prints the table.
@@ -34,11 +38,14 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<()> {
     let gear = gear(args.real);
     let acts = raised(args.yes, args.keep, gear, progress, |lab| match gear {
         Gear::Quick => incident::tell(lab, &args.report, progress),
-        Gear::Real => real::incident::tell(lab, &args.report, progress),
+        Gear::Real => {
+            let alone = Duration::from_secs(args.alone);
+            real::incident::tell(lab, &args.report, alone, progress)
+        }
     })?;
     print!("{}", incident::table(&acts));
     if gear == Gear::Real
-        && let Err(wrong) = real::incident::judge(&acts)
+        && let Err(wrong) = real::judge::judge(&acts)
     {
         bail!("it did not end as it must:\n{wrong}");
     }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use lifeline_lab::lab::{self, Lab, Wish};
@@ -18,7 +19,9 @@ use super::{raised, workspace};
 
 /// The incident among the cases of the real gear.
 const INCIDENT: &str =
-    "real_incident_by_hand_leaves_its_marks_and_by_operator_the_node_is_as_it_was";
+    "real_incident_by_hand_leaves_marks_by_operator_none_and_by_itself_nobody_notices";
+/// The exit node comes, is met, and comes again; `cargo lab incident --real` looks on for five minutes.
+const ALONE: Duration = Duration::from_secs(75);
 const GONE: &str = "real_down_leaves_no_process_namespace_mount_cgroup_or_device";
 
 /// Arguments of `test`.
@@ -127,11 +130,11 @@ fn on_the_cluster(args: &Args, progress: &Progress) -> anyhow::Result<Summary> {
             trial::run(lab, &args.filters, |place| Share::WHOLE.has(place), progress)?;
         if wanted(INCIDENT) {
             let report = std::env::temp_dir().join("lifeline-incident-report.md");
-            let seen = real::incident::tell(lab, &report, progress)
+            let seen = real::incident::tell(lab, &report, ALONE, progress)
                 .map_err(|error| format!("{error:#}"))
                 .and_then(|acts| {
                     progress.say(format!("\n{}", incident::table(&acts)));
-                    real::incident::judge(&acts)
+                    real::judge::judge(&acts)
                 });
             summary.note(INCIDENT, seen, progress);
         }
