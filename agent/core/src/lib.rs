@@ -29,6 +29,7 @@ pub mod guard;
 pub mod incident;
 pub mod journal;
 pub mod judge;
+pub mod metrics;
 pub mod net;
 pub mod observation;
 pub mod op;

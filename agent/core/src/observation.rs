@@ -127,6 +127,30 @@ pub enum Sense {
     Lease,
 }
 
+impl Sense {
+    /// Every part.
+    pub const ALL: [Self; 18] = [
+        Self::Cluster,
+        Self::Links,
+        Self::Rules,
+        Self::Routes,
+        Self::Legacy4,
+        Self::Legacy6,
+        Self::Nft4,
+        Self::Nft6,
+        Self::Processes,
+        Self::Units,
+        Self::Sysctls,
+        Self::Resolv,
+        Self::Fdb,
+        Self::Xfrm,
+        Self::Sockets,
+        Self::Lookups,
+        Self::Probes,
+        Self::Lease,
+    ];
+}
+
 /// Something that could not be seen, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {

@@ -40,7 +40,7 @@ impl Outcome {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ending {
     /// The node is well without our guard.
@@ -57,6 +57,32 @@ pub enum Ending {
     Void,
     /// A human is needed: a failed undo, a damaged journal, or one of a newer version.
     Stuck,
+}
+
+impl Ending {
+    /// Every ending.
+    pub const ALL: [Self; 7] = [
+        Self::Recovered,
+        Self::RolledBack,
+        Self::Held,
+        Self::Unwell,
+        Self::Cancelled,
+        Self::Void,
+        Self::Stuck,
+    ];
+
+    /// As the journal, the wire and metrics have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Recovered => "recovered",
+            Self::RolledBack => "rolled-back",
+            Self::Held => "held",
+            Self::Unwell => "unwell",
+            Self::Cancelled => "cancelled",
+            Self::Void => "void",
+            Self::Stuck => "stuck",
+        }
+    }
 }
 
 /// What is written down.

@@ -131,27 +131,8 @@ fn number(word: &str) -> Option<u32> {
 
 fn sense(w: &mut Words<'_>) -> Result<Sense> {
     let word = w.word()?;
-    let all = [
-        Sense::Cluster,
-        Sense::Links,
-        Sense::Rules,
-        Sense::Routes,
-        Sense::Legacy4,
-        Sense::Legacy6,
-        Sense::Nft4,
-        Sense::Nft6,
-        Sense::Processes,
-        Sense::Units,
-        Sense::Sysctls,
-        Sense::Resolv,
-        Sense::Fdb,
-        Sense::Xfrm,
-        Sense::Sockets,
-        Sense::Lookups,
-        Sense::Probes,
-        Sense::Lease,
-    ];
-    all.into_iter()
+    Sense::ALL
+        .into_iter()
         .find(|s| super::write::sense(*s) == word)
         .ok_or_else(|| format!("{word:?} is nothing that is looked at"))
 }
