@@ -4,7 +4,7 @@
 
 use crate::runs::{Node, Refused, Runs};
 use crate::sight::{Glance, Sight, chain};
-use crate::store::Store;
+use crate::store::{Store, disk};
 use lifeline_core::alone::{Held, Resolve, Vigil};
 use lifeline_core::budget;
 use lifeline_core::plan::Consent;
@@ -81,6 +81,10 @@ impl<N: Node> Alone<N> {
             Resolve::Rest => self.hold(None),
             Resolve::Look(ms) => return Some(ms),
             Resolve::Hold(held) => self.hold(Some(held)),
+            Resolve::Open(..) if self.store.trouble().is_some() => {
+                let why = self.store.trouble().unwrap_or_default();
+                self.hold(Some(Held { why: disk::said(&why), ms: 0 }));
+            }
             Resolve::Open(..) if blind > 0 => {
                 let why = "what was repaired before this start is not known".to_owned();
                 self.hold(Some(Held { why, ms: blind }));

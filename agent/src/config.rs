@@ -46,6 +46,17 @@ pub struct Config {
     /// What callers may take.
     #[serde(default)]
     pub limits: Limits,
+    /// Who else is told how the node is.
+    #[serde(default)]
+    pub metrics: Metrics,
+}
+
+/// Where metrics go besides the local socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Metrics {
+    /// A file for node_exporter's textfile collector, which reads only what ends in `.prom`.
+    pub textfile: Option<PathBuf>,
 }
 
 /// Certificates, all PEM.
@@ -214,6 +225,13 @@ impl Config {
                 return Some((key, format!("{} is not an absolute path", path.display())));
             }
         }
+        if let Some(file) = self.metrics.textfile.as_deref() {
+            let ends = file.extension().is_some_and(|e| e == "prom");
+            if !file.is_absolute() || !ends {
+                let what = format!("{} is no absolute path that ends in .prom", file.display());
+                return Some(("metrics.textfile", what));
+            }
+        }
         if p.see_through == p.lifeline {
             return Some((
                 "policy.lifeline",
@@ -286,11 +304,12 @@ mod tests {
         assert_eq!(c.policy, Policy::default(), "the sample shows the defaults");
         assert_eq!(c.limits, Limits::default(), "the sample shows the defaults");
         assert_eq!(c.tls, Tls::default(), "the sample shows the defaults");
+        assert_eq!(c.metrics, Metrics::default(), "the sample shows the defaults");
     }
 
     #[test]
     fn every_refusal_names_the_key_and_where_it_is() {
-        let cases: [(&str, &str); 15] = [
+        let cases: [(&str, &str); 17] = [
             (
                 "cluster = \"lab\"\nlissten = \"1.2.3.4:1\"",
                 "line 2: unknown key `lissten`: did you mean `listen`?",
@@ -333,6 +352,14 @@ mod tests {
             (
                 "cluster = \"lab\"\n[policy]\nterm-grace-ms = 5",
                 "policy.term-grace-ms: 5 is not between 100 and 30000",
+            ),
+            (
+                "cluster = \"lab\"\n[metrics]\ntextfile = \"/var/lib/lifeline.txt\"",
+                "metrics.textfile: /var/lib/lifeline.txt is no absolute path that ends in .prom",
+            ),
+            (
+                "cluster = \"lab\"\ntextfile = \"/x.prom\"",
+                "line 2: unknown key `textfile` here: it belongs under [metrics]",
             ),
             (
                 "cluster = \"lab\"\n[limits]\nreserved = 64",

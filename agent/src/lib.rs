@@ -13,6 +13,7 @@ pub mod hints;
 pub mod journal;
 pub mod lines;
 pub mod look;
+pub mod metrics;
 pub mod netfilter;
 pub mod netlink;
 pub mod roles;

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Space that is taken beforehand, so that a disk that fills up in the middle of a recovery does not stop it.
-const ROOM: u64 = 256 * 1024;
+pub const ROOM: u64 = 256 * 1024;
 
 /// Why a line was not written.
 #[derive(Debug, thiserror::Error)]
@@ -290,7 +290,11 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn reserve(file: &File, from: u64, more: u64) -> io::Result<()> {
+/// Takes space in a file, so that what is written there later finds it.
+///
+/// # Errors
+/// When there is not so much.
+pub fn reserve(file: &File, from: u64, more: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), from, more) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::OPNOTSUPP) => {

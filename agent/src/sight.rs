@@ -14,6 +14,7 @@ use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::observation::{Gap, Observation, Sense};
 use lifeline_core::policy::Policy;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
@@ -60,6 +61,8 @@ pub struct Glance {
     pub diagnosis: Arc<Diagnosis>,
     /// When the look began.
     pub began: Instant,
+    /// How long it took.
+    pub took: Duration,
     /// The look did not end in time: this is no progress.
     pub late: bool,
 }
@@ -74,13 +77,20 @@ pub struct Sight<N> {
     latest: watch::Sender<Option<Glance>>,
     one: Mutex<()>,
     hint: Notify,
+    looks: AtomicU64,
 }
 
 impl<N: Node> Sight<N> {
     /// Has not looked yet.
     pub fn new(node: Arc<N>, store: Arc<Store>, policy: Arc<Policy>, clock: Clock) -> Self {
         let (latest, one, hint) = (watch::Sender::new(None), Mutex::new(()), Notify::new());
-        Self { node, store, policy, clock, latest, one, hint }
+        let looks = AtomicU64::new(0);
+        Self { node, store, policy, clock, latest, one, hint, looks }
+    }
+
+    /// How often it has looked.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
     }
 
     /// The last look, whoever took it.
@@ -106,8 +116,15 @@ impl<N: Node> Sight<N> {
         let base = base.unwrap_or_else(|| Arc::new(self.node.derive(&seen)));
         let diagnosis = self.node.judge(&seen, &base, &self.policy);
         self.node.heed(&diagnosis, &base);
-        let glance =
-            Glance { seen: Arc::new(seen), base, diagnosis: Arc::new(diagnosis), began, late };
+        let glance = Glance {
+            seen: Arc::new(seen),
+            base,
+            diagnosis: Arc::new(diagnosis),
+            began,
+            took: began.elapsed(),
+            late,
+        };
+        self.looks.fetch_add(1, Ordering::Relaxed);
         self.latest.send_replace(Some(glance.clone()));
         glance
     }
@@ -204,29 +221,9 @@ fn same(new: &Baseline, old: Option<&Baseline>) -> bool {
 
 /// Nothing could be seen.
 pub fn blind(taken: Stamp, why: &str) -> Observation {
-    const ALL: [Sense; 18] = [
-        Sense::Cluster,
-        Sense::Links,
-        Sense::Rules,
-        Sense::Routes,
-        Sense::Legacy4,
-        Sense::Legacy6,
-        Sense::Nft4,
-        Sense::Nft6,
-        Sense::Processes,
-        Sense::Units,
-        Sense::Sysctls,
-        Sense::Resolv,
-        Sense::Fdb,
-        Sense::Xfrm,
-        Sense::Sockets,
-        Sense::Lookups,
-        Sense::Probes,
-        Sense::Lease,
-    ];
     Observation {
         taken,
-        gaps: ALL.iter().map(|what| Gap { what: *what, why: why.to_string() }).collect(),
+        gaps: Sense::ALL.iter().map(|what| Gap { what: *what, why: why.to_string() }).collect(),
         ..Observation::default()
     }
 }

@@ -1,9 +1,11 @@
 //! What the agent remembers on the disk besides its journals: the last baselines, and evidence bundles. Everything is
 //! written beside, made durable, and then renamed, so that a power cut leaves the old or the new, never a half.
 
+pub mod disk;
 mod ledger;
 
 use crate::lines::sync_folder;
+use crate::sight::chain;
 use arc_swap::ArcSwapOption;
 use lifeline_core::baseline::Baseline;
 use lifeline_core::reboots::Reboots;
@@ -12,6 +14,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
 
 /// Baselines kept.
 const GENERATIONS: usize = 5;
@@ -49,17 +52,17 @@ pub struct Store {
     dir: PathBuf,
     baseline: ArcSwapOption<Baseline>,
     ledger: Mutex<ledger::Ledger>,
+    /// Why the disk takes nothing.
+    trouble: watch::Sender<Option<String>>,
 }
 
 impl Store {
     /// Opens the state directory, making what is missing, and loads the newest baseline that is whole. A disk that takes
     /// nothing is no reason not to run: the guard needs none.
     pub fn open(dir: &Path) -> (Self, Option<StoreError>) {
-        let made = ["", "journal", "baseline", "evidence", "quarantine"]
-            .iter()
-            .map(|sub| make_dir(&dir.join(sub)))
-            .find_map(Result::err);
         let store = Self::unread(dir);
+        let made = store.try_disk().err();
+        store.trouble.send_replace(made.as_ref().map(|why| chain(why)));
         for generation in store.generations().into_iter().rev() {
             match load(&store.file(generation)) {
                 Ok(baseline) => {
@@ -74,7 +77,12 @@ impl Store {
 
     /// A state directory that could not be read: nothing is known, and keeping anything will fail by itself.
     pub fn unread(dir: &Path) -> Self {
-        Self { dir: dir.into(), baseline: ArcSwapOption::empty(), ledger: Mutex::default() }
+        Self {
+            dir: dir.into(),
+            baseline: ArcSwapOption::empty(),
+            ledger: Mutex::default(),
+            trouble: watch::Sender::new(None),
+        }
     }
 
     /// Where journals lie.

@@ -11,6 +11,7 @@ use lifeline_core::baseline::{self, Baseline};
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::engine::Failure;
 use lifeline_core::guard::Stand;
+use lifeline_core::metrics;
 use lifeline_core::observation::Observation;
 use lifeline_core::op::{NodeOp, Seen};
 use lifeline_core::policy::{Mode, Policy};
@@ -172,6 +173,15 @@ impl Node for Worker {
         }
         self.guard.order(self.order());
         self.guard.settled(GUARD).await;
+    }
+
+    fn guard(&self) -> metrics::Guard {
+        let state = self.guard.state();
+        metrics::Guard {
+            standing: state.guarded,
+            helpless: state.no_room.is_some() || state.trouble.is_some(),
+            raised: state.raised,
+        }
     }
 
     fn heed(&self, diagnosis: &Diagnosis, base: &Arc<Baseline>) {

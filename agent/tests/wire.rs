@@ -113,12 +113,7 @@ async fn agent(ca: &Authority) -> (Agent, Tls) {
     let (store, policy) = (Arc::new(store), Arc::new(Policy::default()));
     let sight = Arc::new(Sight::new(stage.clone(), store.clone(), policy.clone(), clock.clone()));
     sight.look().await;
-    let about = About {
-        node: "calypso".into(),
-        cluster: "lab".into(),
-        boot: clock.boot().into(),
-        trouble: None,
-    };
+    let about = About { node: "calypso".into(), cluster: "lab".into(), boot: clock.boot().into() };
     let service = Service {
         runs,
         sight,

@@ -13,12 +13,13 @@ use lifeline_agent::guard::{Guard, Order};
 use lifeline_agent::hints;
 use lifeline_agent::lines::DEADLINE;
 use lifeline_agent::look::{Look, Places};
+use lifeline_agent::metrics;
 use lifeline_agent::netlink::Kernel;
 use lifeline_agent::runs::{Parts, Runs};
 use lifeline_agent::serve::service::{About, Service};
 use lifeline_agent::serve::{answer, door};
 use lifeline_agent::sight::{Sight, chain};
-use lifeline_agent::store::Store;
+use lifeline_agent::store::{Store, disk};
 use lifeline_agent::tls::Trust;
 use lifeline_agent::worker::Worker;
 use lifeline_core::guard::Stand;
@@ -104,7 +105,8 @@ struct Opened {
     store: Store,
     /// Held as long as the process lives.
     _alone: Option<File>,
-    trouble: Option<String>,
+    /// Not all of it could be read, or it could not be locked.
+    badly: bool,
 }
 
 /// Opens the state directory. A disk that says no, or nothing at all, must not keep the guard from standing.
@@ -112,26 +114,24 @@ async fn open_state(config: &Config) -> anyhow::Result<Opened> {
     let ours = config.clone();
     let opening = tokio::task::spawn_blocking(move || {
         let (store, trouble) = Store::open(&ours.state);
-        let trouble = trouble.map(|why| chain(&why));
-        hold_state(&ours).map(|_alone| Opened { store, _alone, trouble })
+        if let Some(why) = &trouble {
+            tracing::error!("{}", disk::said(&chain(why)));
+        }
+        hold_state(&ours).map(|_alone| Opened { badly: _alone.is_none(), store, _alone })
     });
     match tokio::time::timeout(DEADLINE, opening).await {
         Ok(opened) => opened.context("open the state directory")?,
         Err(_) => {
-            let trouble = Some(format!("{}: the disk does not answer", config.state.display()));
-            Ok(Opened { store: Store::unread(&config.state), _alone: None, trouble })
+            let store = Store::unread(&config.state);
+            store.fell_silent();
+            Ok(Opened { store, _alone: None, badly: true })
         }
     }
 }
 
 async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let clock = Clock::read().context("read the boot id")?;
-    let Opened { store, _alone, trouble } = open_state(&config).await?;
-    let trouble = trouble.map(|why| {
-        let text = format!("it can guard and not repair, because nothing can be journalled: {why}");
-        tracing::error!("{text}");
-        text
-    });
+    let Opened { store, _alone, badly } = open_state(&config).await?;
     let store = Arc::new(store);
     let policy = Arc::new(config.policy.clone());
     let kernel = Kernel::open().context("open the kernel's routing")?;
@@ -177,16 +177,12 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
 
     let trust = Arc::new(ArcSwapOption::empty());
     believe(&trust, &config);
-    let about = About {
-        node: name,
-        cluster: config.cluster.clone(),
-        boot: clock.boot().to_string(),
-        trouble,
-    };
+    let about =
+        About { node: name, cluster: config.cluster.clone(), boot: clock.boot().to_string() };
     let service = Service {
         runs: runs.clone(),
         sight: sight.clone(),
-        store,
+        store: store.clone(),
         node,
         policy,
         trust: trust.clone(),
@@ -200,6 +196,10 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         let (service, limits, stopped) = (service.clone(), config.limits.clone(), stopped(&stop));
         async move { said(answer(service, door::open_locally(listener), &limits, stopped).await) }
     })];
+    let meter = config.run.join("metrics.sock");
+    let listener =
+        door::listen_locally(&meter).with_context(|| format!("listen on {}", meter.display()))?;
+    let telling = tokio::spawn(metrics::tell(listener, service.clone(), config.metrics.clone()));
     doors.push(tokio::spawn(open_door(
         config.clone(),
         service,
@@ -226,27 +226,37 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     });
     let alone = Alone::new(runs.clone(), sight.clone(), ours, config.policy.clone().into());
     let alone = tokio::spawn(alone.keep());
+    let trying = tokio::spawn(store.clone().keep_trying());
     let looking = sight.keep_looking(|| tell(&[NotifyState::Watchdog]));
     tokio::pin!(looking);
+    let mut troubles = store.troubles();
     loop {
         tokio::select! {
             () = &mut looking => {}
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => reload(path, &config, &trust),
+            // What could not be read or locked at the start is not known until the next one; the guard stands meanwhile.
+            Ok(_) = troubles.wait_for(Option::is_none), if badly => {
+                tracing::info!("the agent starts anew, to read its state directory");
+                break;
+            }
         }
     }
     tell(&[NotifyState::Stopping]);
     tracing::info!(
         "stopping: the present step is ended, and what is left is gone on with after the next start"
     );
-    hints.abort();
-    alone.abort();
+    for task in [hints, alone, trying, telling] {
+        task.abort();
+    }
     runs.leave().await;
     stop.send_replace(true);
     goodbye(doors).await;
-    if let Err(why) = std::fs::remove_file(&local) {
-        tracing::debug!("remove {}: {why}", local.display());
+    for socket in [local, meter] {
+        if let Err(why) = std::fs::remove_file(&socket) {
+            tracing::debug!("remove {}: {why}", socket.display());
+        }
     }
     Ok(())
 }

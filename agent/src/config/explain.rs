@@ -22,7 +22,7 @@ pub(super) fn explain(message: &str) -> String {
 }
 
 /// Keys people look for in the wrong place.
-const SECTIONS: [(&str, &[&str]); 3] = [
+const SECTIONS: [(&str, &[&str]); 4] = [
     (
         "policy",
         &[
@@ -42,6 +42,7 @@ const SECTIONS: [(&str, &[&str]); 3] = [
         ],
     ),
     ("tls", &["ca", "cert", "key", "denied-serials"]),
+    ("metrics", &["textfile"]),
     (
         "limits",
         &[

@@ -55,6 +55,8 @@ pub struct State {
     pub no_room: Option<String>,
     /// Why the last batch failed.
     pub trouble: Option<String>,
+    /// How often it has been raised.
+    pub raised: u64,
 }
 
 /// Something that has happened.
@@ -292,6 +294,7 @@ impl Keeper {
         };
         self.tell.send_modify(|s| {
             s.guarded = wanted.guarded;
+            s.raised += u64::from(matches!(note, Some(Note::Raised { .. })));
             s.no_room.clone_from(&wanted.no_room);
             s.trouble = None;
         });

@@ -2,15 +2,16 @@
 
 use crate::event;
 use crate::journal::{self, Disk, JournalError};
+use crate::runs::Inner;
 use crate::runs::body::{Body, Heard};
 use crate::runs::book::{self, Asked, Book, Mark};
 use crate::runs::node::Node;
 use crate::runs::story::{Story, What};
-use crate::runs::{Inner, tell};
 use crate::sight::{Glance, chain};
 use lifeline_core::clock::Stamp;
 use lifeline_core::engine::{self, Ending};
 use lifeline_core::incident::{Climb, Incident, Run};
+use lifeline_core::metrics::ASK;
 use lifeline_core::op::{NodeOp, Op, Seen};
 use lifeline_core::plan::{Consent, NodePlan, Rung};
 use std::sync::Arc;
@@ -47,7 +48,7 @@ pub struct End {
 impl End {
     /// An end that lacks nothing.
     pub fn of(ending: Ending, text: impl Into<String>) -> Self {
-        Self { ending: tell::ending(ending), text: text.into(), lacks: Vec::new() }
+        Self { ending: ending.word(), text: text.into(), lacks: Vec::new() }
     }
 }
 
@@ -152,6 +153,7 @@ impl<N: Node> Inner<N> {
                 summary.ending = Some(ending);
             }
             state.live = None;
+            state.tally.incident(end.ending);
         }
         // Told when the place is free: whoever hears the end may ask for the next at once.
         told.story.push(What::Mark(line));
@@ -222,7 +224,7 @@ impl<N: Node> Inner<N> {
                         plan.rung.word(),
                         lacks.join(", ")
                     );
-                    return Ok(End { ending: "ask", text, lacks });
+                    return Ok(End { ending: ASK, text, lacks });
                 }
                 Climb::Close(ending, text) => return Ok(End::of(ending, text)),
             }
@@ -269,7 +271,7 @@ impl<N: Node> Inner<N> {
         let lacks = incident.consent.lacks(plan);
         if !lacks.is_empty() {
             let text = format!("rung {} needs consent: {}", plan.rung.number(), lacks.join(", "));
-            return Some(End { ending: "ask", text, lacks });
+            return Some(End { ending: ASK, text, lacks });
         }
         let against = self.node.check(plan, &glance.seen, &glance.base);
         if against.is_empty() {
@@ -375,10 +377,11 @@ impl<N: Node> Inner<N> {
             incident: Some(&heard.story.incident),
             run: Some(&id),
             rung: Some(rung.word()),
-            ending: Some(tell::ending(ending)),
+            ending: Some(ending.word()),
             ..event::About::default()
         };
-        event::tell(&event::RAN, about, &format!("run {id} ended: {}", tell::ending(ending)));
+        self.state().tally.run(rung, ending);
+        event::tell(&event::RAN, about, &format!("run {id} ended: {}", ending.word()));
         Ok(Run { id, rung, ending, at: self.clock.now() })
     }
 

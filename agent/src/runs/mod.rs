@@ -23,6 +23,7 @@ use crate::sight::Sight;
 use crate::store::Store;
 use book::{Asked, Book, Mark};
 use index::{Index, Summary};
+use lifeline_core::metrics::Tally;
 use lifeline_core::plan::Consent;
 use lifeline_core::policy::Policy;
 pub use node::Node;
@@ -146,6 +147,7 @@ pub struct Inner<N> {
 struct State {
     index: Index,
     live: Option<Live>,
+    tally: Tally,
 }
 
 /// The incident under way.
@@ -198,7 +200,7 @@ impl<N: Node> Runs<N> {
             clock: parts.clock,
             name: parts.name,
             dir,
-            state: Mutex::new(State { index, live: None }),
+            state: Mutex::new(State { index, live: None, tally: Tally::default() }),
             held_back: Mutex::default(),
             leaving: watch::Sender::new(false),
         };
@@ -267,6 +269,11 @@ impl<N: Node> Runs<N> {
     /// Which incident is under way.
     pub fn under_way(&self) -> Option<String> {
         self.inner.state().live.as_ref().map(|l| l.story.incident.clone())
+    }
+
+    /// How often what has ended how, since this process began.
+    pub fn tally(&self) -> Tally {
+        self.inner.state().tally.clone()
     }
 
     /// Past incidents and the present one, newest first.

@@ -8,7 +8,7 @@ use lifeline_core::observation::Observation;
 use lifeline_core::op::{NodeOp, Seen};
 use lifeline_core::plan::NodePlan;
 use lifeline_core::policy::Policy;
-use lifeline_core::{baseline, check, incident, judge, planner};
+use lifeline_core::{baseline, check, incident, judge, metrics, planner};
 use std::sync::Arc;
 
 /// A node. The judgement is core's; a node of tests may bring its own.
@@ -37,6 +37,11 @@ pub trait Node: Send + Sync + 'static {
 
     /// Is told of each judgement, whoever asked for it: the guard goes by them.
     fn heed(&self, _diagnosis: &Diagnosis, _base: &Arc<Baseline>) {}
+
+    /// How the guard stands now.
+    fn guard(&self) -> metrics::Guard {
+        metrics::Guard::default()
+    }
 
     /// Judges a look as if our guard were not.
     fn judge(&self, seen: &Observation, base: &Baseline, policy: &Policy) -> Diagnosis {

@@ -1,22 +1,9 @@
 //! Journal entries as lines for people.
 
 use lifeline_core::diagnosis::Health;
-use lifeline_core::engine::{Ending, Event, Outcome};
+use lifeline_core::engine::{Event, Outcome};
 use lifeline_core::op::NodeOp;
 use lifeline_core::plan::NodePlan;
-
-/// The word the wire has for an ending.
-pub fn ending(ending: Ending) -> &'static str {
-    match ending {
-        Ending::Recovered => "recovered",
-        Ending::RolledBack => "rolled-back",
-        Ending::Held => "held",
-        Ending::Unwell => "unwell",
-        Ending::Cancelled => "cancelled",
-        Ending::Void => "void",
-        Ending::Stuck => "stuck",
-    }
-}
 
 /// What an entry says, in a line.
 pub fn event(plan: &NodePlan, event: &Event<NodeOp>) -> String {
@@ -44,7 +31,7 @@ pub fn event(plan: &NodePlan, event: &Event<NodeOp>) -> String {
         Event::UndoEnded { step: id, outcome: how } => {
             format!("undo: {}: {}", step(id), outcome(how))
         }
-        Event::Closed { ending: how } => format!("rung {}: {}", plan.rung.number(), ending(*how)),
+        Event::Closed { ending: how } => format!("rung {}: {}", plan.rung.number(), how.word()),
         Event::Unknown => "written by a newer version".to_string(),
     }
 }

@@ -7,12 +7,12 @@ use crate::runs::{Node, Request as Wanted, Runs};
 use crate::serve::conn::Peer;
 use crate::serve::views;
 use crate::sight::Sight;
-use crate::store::Store;
+use crate::store::{Store, disk};
 use crate::tls::Trust;
 use arc_swap::ArcSwapOption;
 use futures_util::Stream;
 use lifeline_core::baseline;
-use lifeline_core::diagnosis::Verdict;
+use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::plan::Consent;
 use lifeline_core::policy::Policy;
 use lifeline_proto::v1 as wire;
@@ -49,8 +49,6 @@ pub struct About {
     pub cluster: String,
     /// Boot id.
     pub boot: String,
-    /// What is wrong with the agent itself, for people.
-    pub trouble: Option<String>,
 }
 
 impl<N> Clone for Service<N> {
@@ -83,6 +81,15 @@ impl<N: Node> Service<N> {
 
     fn viewer<T>(&self, request: &Request<T>) -> Result<Viewer, Status> {
         Ok(self.caller(request)?.viewer())
+    }
+
+    /// What was judged, and what is wrong with the agent itself.
+    fn summary(&self, judged: &str) -> String {
+        let disk = self.store.trouble().map(|why| disk::said(&why));
+        let deaf = "only the local socket is served, for want of certificates".to_owned();
+        let deaf = self.trust.load().is_none().then_some(deaf);
+        let troubles = disk.into_iter().chain(deaf).chain(self.runs.held_back());
+        troubles.fold(judged.to_owned(), |text, why| format!("{text}; the agent itself: {why}"))
     }
 
     fn baseline_word(&self) -> String {
@@ -124,16 +131,7 @@ impl<N: Node> Lifeline for Service<N> {
             reply.guarded = d.guarded;
             reply.age_ms = u64::try_from(glance.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         }
-        let deaf = self
-            .trust
-            .load()
-            .is_none()
-            .then_some("only the local socket is served, for want of certificates");
-        let held = self.runs.held_back();
-        for trouble in self.about.trouble.as_deref().into_iter().chain(deaf).chain(held.as_deref())
-        {
-            reply.summary = format!("{}; the agent itself: {trouble}", reply.summary);
-        }
+        reply.summary = self.summary(&reply.summary);
         answer(reply)
     }
 
@@ -142,10 +140,11 @@ impl<N: Node> Lifeline for Service<N> {
         request: Request<wire::DiagnoseRequest>,
     ) -> Answer<wire::DiagnoseReply> {
         let who = self.viewer(&request)?;
-        let glance = self.sight.fresh().await;
+        let mut judged = Diagnosis::clone(&*self.sight.fresh().await.diagnosis);
+        judged.summary = self.summary(&judged.summary);
         answer(wire::DiagnoseReply {
-            verdict: views::verdict(glance.diagnosis.verdict).into(),
-            diagnosis: views::diagnosis(&glance.diagnosis, &who),
+            verdict: views::verdict(judged.verdict).into(),
+            diagnosis: views::diagnosis(&judged, &who),
         })
     }
 
