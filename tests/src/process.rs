@@ -29,6 +29,12 @@ impl Process {
         Self::of(self.pid).as_ref() == Some(self)
     }
 
+    /// Whether it leads a session, as what systemd starts does and what that forks does not.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.alive() && stat(self.pid).is_some_and(|s| s.session == self.pid)
+    }
+
     /// Sends `signal` by pidfd, after a second look that it is still the same process. A process that is
     /// gone is no error.
     pub fn signal(&self, signal: Signal) -> std::io::Result<()> {
@@ -51,6 +57,7 @@ impl Process {
 struct Stat {
     state: char,
     parent: i32,
+    session: i32,
     born: u64,
 }
 
@@ -64,6 +71,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat {
         state: rest.first()?.chars().next()?,
         parent: rest.get(1)?.parse().ok()?,
+        session: rest.get(3)?.parse().ok()?,
         born: rest.get(19)?.parse().ok()?,
     })
 }
@@ -148,7 +156,7 @@ mod tests {
     fn a_command_name_with_parentheses_is_read_right() {
         let fields = (0..18).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
         let stat = parse_stat(&format!("7 (a) b) S 1 {fields} 99 0")).unwrap();
-        assert_eq!((stat.state, stat.parent, stat.born), ('S', 1, 17));
+        assert_eq!((stat.state, stat.parent, stat.session, stat.born), ('S', 1, 1, 17));
     }
 
     #[test]
@@ -162,6 +170,23 @@ mod tests {
         known.signal(Signal::KILL).unwrap();
         child.wait().unwrap();
         assert!(!known.alive());
+    }
+
+    #[test]
+    fn what_was_forked_leads_no_session_until_it_begins_one() {
+        let known =
+            |child: &std::process::Child| Process::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let mut plain = Command::new("sleep").arg("30").spawn().unwrap();
+        let mut own = Command::new("setsid").args(["sleep", "30"]).spawn().unwrap();
+        let begun = std::time::Instant::now();
+        while !known(&own).leads() {
+            assert!(begun.elapsed().as_secs() < 10, "setsid has begun no session");
+        }
+        assert!(!known(&plain).leads());
+        for child in [&mut plain, &mut own] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[test]

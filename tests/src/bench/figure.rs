@@ -49,9 +49,9 @@ impl Series {
 }
 
 /// Three significant digits, without an exponent.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.abs() {
-        v if v >= 100.0 || v == 0.0 => format!("{value:.0}"),
+        v if v >= 100.0 || v.fract() == 0.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 1.0 => format!("{value:.2}"),
         _ => format!("{value:.3}"),
@@ -69,16 +69,54 @@ pub struct Figure {
     pub met: Option<bool>,
     pub ours: Series,
     pub baseline: Option<Series>,
-    /// Why it is missed, or what the reader must know.
+    /// By how much it is missed and why, and what else the reader must know.
     pub note: String,
 }
 
-/// The table as Markdown, as the README carries it.
+/// A share of the samples, and what it may be at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit(pub f64, pub f64);
+
+impl Figure {
+    /// Judges it by these limits; by how much one is missed goes in front of the note.
+    #[must_use]
+    pub fn within(mut self, limits: &[Limit]) -> Self {
+        if self.ours.samples.is_empty() {
+            self.met = None;
+            return self;
+        }
+        let missed = |Limit(share, most): &Limit| {
+            let value = self.ours.quantile(*share).filter(|v| v > most)?;
+            let which = match (self.ours.samples.len(), *share) {
+                (1, _) => String::new(),
+                (_, s) if s >= 1.0 => "most ".to_owned(),
+                (_, s) if s > 0.5 => format!("p{:.0} ", s * 100.0),
+                _ => "median ".to_owned(),
+            };
+            let by = if *most > 0.0 {
+                format!(", {} × what it may be", number(value / most))
+            } else {
+                String::new()
+            };
+            Some(format!("missed: {which}{} {}{by}", number(value), self.ours.unit))
+        };
+        let mut said: Vec<String> = limits.iter().filter_map(missed).collect();
+        self.met = Some(said.is_empty());
+        if !self.note.is_empty() {
+            said.push(self.note);
+        }
+        self.note = said.join("; ");
+        self
+    }
+}
+
+/// The table as Markdown, as the README carries it; what there is to say of a row stands below it.
 #[must_use]
 pub fn table(figures: &[Figure]) -> String {
     let mut text = String::from(
         "| # | what | target | Lifeline | measured against, same run | ratio | reached |\n|---|---|---|---|---|---|---|\n",
     );
+    let mut notes: Vec<String> = Vec::new();
     for f in figures {
         let baseline = f.baseline.as_ref();
         let against =
@@ -89,12 +127,19 @@ pub fn table(figures: &[Figure]) -> String {
             }
             _ => "–".to_owned(),
         };
-        let met = match f.met {
+        let mut met = match f.met {
             Some(true) => "yes".to_owned(),
             Some(false) => "**no**".to_owned(),
             None => "not measured".to_owned(),
         };
-        let met = if f.note.is_empty() { met } else { format!("{met}: {}", f.note) };
+        if !f.note.is_empty() {
+            let same = notes.iter().position(|n| *n == f.note);
+            let at = same.unwrap_or_else(|| {
+                notes.push(f.note.clone());
+                notes.len() - 1
+            });
+            met += &format!(" ({})", at + 1);
+        }
         text += &format!(
             "| {} | {} | {} | {} | {against} | {ratio} | {met} |\n",
             f.id,
@@ -102,6 +147,12 @@ pub fn table(figures: &[Figure]) -> String {
             f.target,
             f.ours.shown()
         );
+    }
+    if !notes.is_empty() {
+        text.push('\n');
+    }
+    for (at, note) in notes.iter().enumerate() {
+        text += &format!("{}. {note}\n", at + 1);
     }
     text
 }
@@ -112,6 +163,18 @@ mod tests {
 
     fn series(samples: &[f64]) -> Series {
         Series::new("ours", "ms", samples.to_vec())
+    }
+
+    fn figure(samples: &[f64]) -> Figure {
+        Figure {
+            id: "T1",
+            what: "capture".into(),
+            target: "≤ 300 ms",
+            met: None,
+            ours: series(samples),
+            baseline: Some(Series::new("by hand", "ms", vec![3_000.0])),
+            note: String::new(),
+        }
     }
 
     #[test]
@@ -125,33 +188,34 @@ mod tests {
 
     #[test]
     fn a_row_says_how_many_samples_and_how_many_times_better() {
-        let figure = Figure {
-            id: "T1",
-            what: "capture".into(),
-            target: "≤ 300 ms",
-            met: Some(false),
-            ours: series(&[200.0, 400.0, 300.0]),
-            baseline: Some(Series::new("by hand", "ms", vec![3_000.0])),
-            note: "late".into(),
-        };
-        let text = table(&[figure]);
-        let row = text.lines().nth(2).unwrap_or_default();
+        let row = table(&[figure(&[200.0, 400.0, 300.0]).within(&[Limit(0.5, 300.0)])]);
+        let row = row.lines().nth(2).unwrap_or_default();
         assert!(row.contains("300 ms, p99 400 (n=3)"), "{row}");
-        assert!(row.contains("by hand: 3000 ms | 10.0 × | **no**: late |"), "{row}");
+        assert!(row.contains("by hand: 3000 ms | 10 × | yes |"), "{row}");
+    }
+
+    #[test]
+    fn by_how_much_a_target_is_missed_stands_below_the_table_in_front_of_why() {
+        let mut slow = figure(&[200.0, 600.0, 450.0]);
+        slow.note = "the disk is slow".into();
+        let text = table(&[slow.within(&[Limit(0.5, 300.0), Limit(0.99, 1_000.0)])]);
+        assert!(text.contains("| **no** (1) |\n\n1. missed: median 450 ms, 1.50 × what it may be; the disk is slow\n"), "{text}");
+    }
+
+    #[test]
+    fn a_note_that_two_rows_share_is_said_once() {
+        let mut one = figure(&[1.0]);
+        one.note = "said once".into();
+        let text = table(&[one.clone(), one]);
+        assert_eq!(text.matches("(1)").count(), 2, "{text}");
+        assert_eq!(text.matches("said once").count(), 1, "{text}");
     }
 
     #[test]
     fn what_was_not_measured_is_not_called_reached() {
-        let figure = Figure {
-            id: "T0",
-            what: String::new(),
-            target: "0",
-            met: None,
-            ours: series(&[]),
-            baseline: None,
-            note: String::new(),
-        };
-        let text = table(&[figure]);
+        let mut none = figure(&[]);
+        none.baseline = None;
+        let text = table(&[none.within(&[Limit(0.5, 300.0)])]);
         assert!(text.contains("| not measured | – | – | not measured |"), "{text}");
     }
 }

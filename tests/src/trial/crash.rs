@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::ground::{lines, told};
+use super::ground::{lines, strange, told};
 use super::{Case, Ground, Verdict};
 use crate::witness;
 
@@ -71,7 +71,7 @@ pub(super) fn kill_at(
 }
 
 /// Recovered, or as it was but for what is declared irreversible: the culprit may be gone with what dies with it.
-pub fn ended(g: &Ground<'_>, healthy: &witness::Snapshot, sick: &witness::Snapshot) -> Verdict {
+fn ended(g: &Ground<'_>, healthy: &witness::Snapshot, sick: &witness::Snapshot) -> Verdict {
     let until = Instant::now() + Duration::from_secs(30);
     loop {
         let open = g.ctl_json(&["status", super::ground::NODE, "-o", "json"]);
@@ -82,15 +82,7 @@ pub fn ended(g: &Ground<'_>, healthy: &witness::Snapshot, sick: &witness::Snapsh
             )
         });
         if idle {
-            let now = g.snapshot()?;
-            let (from_healthy, from_sick) =
-                (witness::diff(healthy, &now), witness::diff(sick, &now));
-            // Nothing may be there that was neither before the fault nor during it.
-            let strange: Vec<_> = from_healthy
-                .iter()
-                .filter(|d| from_sick.iter().any(|s| s.to_string() == d.to_string()))
-                .cloned()
-                .collect();
+            let strange = strange(healthy, sick, &g.snapshot()?);
             if strange.is_empty() {
                 break;
             }

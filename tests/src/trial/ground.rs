@@ -301,8 +301,16 @@ pub fn find<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
 }
 
 /// Our own path: its preference and what it mirrors follow the node.
-fn is_ours(d: &Difference) -> bool {
+pub fn is_ours(d: &Difference) -> bool {
     matches!(d.kind, Kind::Rules | Kind::Routes) && d.to_string().contains("proto 213")
+}
+
+/// What is neither as it was before the fault nor as it was with it.
+pub fn strange(healthy: &Snapshot, sick: &Snapshot, now: &Snapshot) -> Vec<Difference> {
+    let from_sick = witness::diff(sick, now);
+    let mut strange = witness::diff(healthy, now);
+    strange.retain(|d| from_sick.contains(d));
+    strange
 }
 
 pub fn lines(all: &[Difference]) -> String {

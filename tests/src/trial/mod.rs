@@ -23,9 +23,8 @@ use crate::error::Result;
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::state::Gear;
-pub use crash::ended as recovered_or_as_it_was;
-pub use ground::{Ground, NODE};
-pub(crate) use heal::is_tailscales;
+pub use ground::{Ground, NODE, find, is_ours, lines, strange};
+pub use heal::is_tailscales;
 
 /// How a case fails: what was expected, and what was seen instead.
 pub type Verdict = std::result::Result<(), String>;

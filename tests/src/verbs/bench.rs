@@ -4,11 +4,16 @@
 
 use std::process::{Command, ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use lifeline_lab::beside::Share;
 use lifeline_lab::progress::Progress;
 use lifeline_lab::{bench, process};
+use std::path::PathBuf;
 
 use super::{code_of, workspace};
+
+const OPEN: &str = "<!-- bench -->";
+const CLOSE: &str = "<!-- /bench -->";
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -18,15 +23,50 @@ pub struct Args {
     /// Install missing packages without asking
     #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
     yes: bool,
+    /// Measure this very build, also when it is one for debugging
+    #[arg(long, hide = true)]
+    as_built: bool,
+    /// Put the table into the README too, between its markers
+    #[arg(long)]
+    readme: bool,
+    /// Only this share of what is counted, such as 2/3
+    #[arg(long, hide = true, requires = "summary")]
+    share: Option<Share>,
+    /// Where to write what came of it
+    #[arg(long, hide = true, requires = "share")]
+    summary: Option<PathBuf>,
 }
 
-/// Measures the release build, which is what is installed, and prints the table.
+/// Measures the release build, which is what is installed, and prints the table. A share of what is counted and not timed is
+/// counted with the build that is asked.
 pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
-    if cfg!(debug_assertions) {
+    if let (Some(share), Some(path)) = (args.share, &args.summary) {
+        let tally = bench::share(&args.wanted, share, args.yes, progress)?;
+        let text = serde_json::to_string(&tally).context("write the summary")?;
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if cfg!(debug_assertions) && !args.as_built {
         return released(progress);
     }
-    print!("{}", bench::table(&bench::measure(&args.wanted, args.yes, progress)?));
+    let record = bench::measure(&args.wanted, args.yes, progress)?;
+    print!("{}", record.told());
+    if args.readme {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+        let new = put(&text, &record.told())
+            .with_context(|| format!("find {OPEN} and {CLOSE} in {path}"))?;
+        std::fs::write(path, new).with_context(|| format!("write {path}"))?;
+    }
+    ensure!(record.failed.is_empty(), "not measured: {}", record.failed.join("; "));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A document with this between its markers.
+fn put(text: &str, told: &str) -> Option<String> {
+    let (before, rest) = text.split_once(OPEN)?;
+    let (_, after) = rest.split_once(CLOSE)?;
+    Some(format!("{before}{OPEN}\n{told}{CLOSE}{after}"))
 }
 
 /// Runs the same again, built for release.
@@ -37,4 +77,18 @@ fn released(progress: &Progress) -> anyhow::Result<ExitCode> {
     let released = target.join("release/lab");
     let status = Command::new(&released).args(std::env::args_os().skip(1)).status();
     Ok(code_of(status.with_context(|| format!("run {}", released.display()))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_between_the_markers_is_replaced_and_nothing_else() {
+        let text = "before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n";
+        let new = put(text, "new\n").unwrap();
+        assert_eq!(new, "before\n<!-- bench -->\nnew\n<!-- /bench -->\nafter\n");
+        assert_eq!(put(&new, "new\n").as_deref(), Some(new.as_str()));
+        assert!(put("no markers", "new").is_none());
+    }
 }

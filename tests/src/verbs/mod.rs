@@ -1,7 +1,6 @@
 //! What can be asked of the lab, a verb each: its arguments, and what comes of them.
 
 pub mod bench;
-pub mod beside;
 pub mod by_hand;
 pub mod cluster;
 pub mod fault;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use lifeline_lab::beside::{Beside, Share};
 use lifeline_lab::lab::{self, Lab, Wish};
 use lifeline_lab::progress::Progress;
 use lifeline_lab::real::ahead::Ahead;
@@ -14,7 +15,6 @@ use lifeline_lab::state::Gear;
 use lifeline_lab::trial::{self, Summary};
 use lifeline_lab::{incident, real, traces};
 
-use super::beside::{Beside, Share};
 use super::{raised, workspace};
 
 /// The incident among the cases of the real gear.
@@ -104,8 +104,11 @@ fn on_stand_ins(args: &Args, progress: &Progress) -> anyhow::Result<Summary> {
     if args.share.is_none() && of > 1 {
         // What all of them need is made once, before they look for it at the same time.
         Lab::up(&Wish { yes: args.yes, mode: "observe".to_owned(), gear: Gear::Quick }, progress)?;
+        let mut live = vec!["test".to_owned(), "--live".to_owned()];
+        live.extend(args.filters.iter().cloned());
+        live.extend(args.yes.then(|| "--yes".to_owned()));
         for nth in 2..=of {
-            others.push(Beside::begin(Share { nth, of }, &args.filters, args.yes)?);
+            others.push(Beside::begin(Share { nth, of }, &live)?);
         }
     }
     let mut summary = raised(args.yes, args.keep, Gear::Quick, progress, |lab| {

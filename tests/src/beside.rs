@@ -1,13 +1,15 @@
-//! Live cases tried in several labs beside each other: most of a case is waiting, and labs do not know of each other.
+//! Work done in several labs beside each other: most of it is waiting, and labs do not know of each other.
 
+use std::fmt;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
-use lifeline_lab::trial::Summary;
-use lifeline_lab::{names, process};
+use serde::de::DeserializeOwned;
 
-/// The cases that one lab takes: every `of`-th, from `nth` on, counted from 1.
+use crate::{names, process};
+
+/// What one lab takes of the work: every `of`-th piece, from `nth` on, counted from 1.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
     pub nth: usize,
@@ -17,10 +19,16 @@ pub struct Share {
 impl Share {
     pub const WHOLE: Self = Self { nth: 1, of: 1 };
 
-    /// Whether the case at this place is one of them.
+    /// Whether the piece at this place is one of them.
     #[must_use]
     pub fn has(self, place: usize) -> bool {
         place % self.of + 1 == self.nth
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.nth, self.of)
     }
 }
 
@@ -38,33 +46,31 @@ impl FromStr for Share {
     }
 }
 
-/// A lab of its own with a share of the cases.
+/// A lab of its own with a share of the work.
 #[derive(Debug)]
 pub struct Beside {
     child: Child,
-    /// Where it writes what came of them.
+    /// Where it writes what came of it.
     summary: tempfile::NamedTempFile,
 }
 
 impl Beside {
-    /// Begins; it ends with us.
-    pub fn begin(share: Share, filters: &[String], yes: bool) -> anyhow::Result<Self> {
+    /// Runs this program again with these arguments, for a share of the work; it ends with us.
+    pub fn begin(share: Share, args: &[String]) -> anyhow::Result<Self> {
         let summary = tempfile::NamedTempFile::new().context("make a file for a summary")?;
         let me = process::own_program()?;
         // A lab's name has at most eight characters.
         let mut name: String = names::chosen().chars().take(6).collect();
         name += &format!("x{}", share.nth);
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM"]).arg(me).args(["test", "--live"]).args(filters);
-        command.args(yes.then_some("--yes"));
-        command.args(["--share", &format!("{}/{}", share.nth, share.of)]);
-        command.arg("--summary").arg(summary.path()).env(names::VARIABLE, name);
-        let child = command.stdin(Stdio::null()).spawn().context("begin a lab beside this one")?;
-        Ok(Self { child, summary })
+        command.args(["--pdeathsig", "TERM"]).arg(me).args(args);
+        command.args(["--share", &share.to_string()]).arg("--summary").arg(summary.path());
+        let child = command.env(names::VARIABLE, name).stdin(Stdio::null()).spawn();
+        Ok(Self { child: child.context("begin a lab beside this one")?, summary })
     }
 
     /// Waits for its end.
-    pub fn done(mut self) -> anyhow::Result<Summary> {
+    pub fn done<T: DeserializeOwned>(mut self) -> anyhow::Result<T> {
         let status = self.child.wait().context("wait for a lab beside this one")?;
         let text = std::fs::read_to_string(self.summary.path()).context("read its summary")?;
         if text.is_empty() {
