@@ -85,6 +85,10 @@ pub enum Verb {
     Drain(verbs::drain::Args),
     /// Take a node out of the cluster; put back what it was when it returns
     Delete(verbs::delete::Args),
+    /// Prove that nodes, pods and workloads are well, and nothing of a culprit is left
+    Verify(verbs::verify::Args),
+    /// Print the roles the cluster's verbs need, and say what of it you may do
+    Rights(verbs::rights::Args),
     /// List the faults Lifeline knows
     Faults(verbs::faults::Args),
     /// Make and show certificates

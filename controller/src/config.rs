@@ -4,6 +4,7 @@
 
 mod provider;
 mod record;
+pub mod verify;
 
 pub use provider::{Provider, Role, Vps};
 pub use record::{Github, Record};
@@ -84,6 +85,8 @@ struct Written {
     provider: Option<provider::Written>,
     record: Option<record::Written>,
     #[serde(default)]
+    verify: verify::Verify,
+    #[serde(default)]
     nodes: BTreeMap<Spanned<String>, WrittenNode>,
 }
 
@@ -143,6 +146,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// Context within it.
     pub context: Option<String>,
+    /// What must be true of the cluster when it is well.
+    pub verify: verify::Verify,
     tls: Option<Tls>,
     provider: Option<Provider>,
     record: Option<Record>,
@@ -209,6 +214,7 @@ impl Config {
             cluster: written.cluster.into_inner(),
             kubeconfig: written.kubeconfig.map(|p| absolute(base, &p)),
             context: written.context,
+            verify: written.verify,
             tls: written.tls.map(|t| Tls {
                 ca: absolute(base, &t.ca),
                 cert: absolute(base, &t.cert),

@@ -97,6 +97,8 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::Uncordon(args) => verbs::uncordon::run(args, &cli.global, out).await,
         Verb::Drain(args) => verbs::drain::run(args, &cli.global, out).await,
         Verb::Delete(args) => verbs::delete::run(args, &cli.global, out).await,
+        Verb::Verify(args) => verbs::verify::run(args, &cli.global, out).await,
+        Verb::Rights(args) => verbs::rights::run(args, &cli.global, out).await,
         Verb::Faults(args) => verbs::faults::run(args, out),
         Verb::Pki(args) => verbs::pki::run(args, out),
     }

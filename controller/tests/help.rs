@@ -26,6 +26,8 @@ async fn help_is_as_it_was_agreed() {
         "uncordon",
         "drain",
         "delete",
+        "verify",
+        "rights",
         "faults",
         "recover",
         "vps",

@@ -27,6 +27,10 @@ mod recover;
 #[cfg(target_os = "linux")]
 mod rented;
 #[cfg(target_os = "linux")]
+mod rights;
+#[cfg(target_os = "linux")]
 mod secrets;
+#[cfg(target_os = "linux")]
+mod verify;
 #[cfg(target_os = "linux")]
 mod vps;

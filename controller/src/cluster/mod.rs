@@ -19,9 +19,11 @@ pub mod owner;
 pub mod pin;
 pub mod pods;
 pub mod quiet;
+pub mod rights;
 pub mod services;
 pub mod strip;
 pub mod trouble;
+pub mod verify;
 
 pub use trouble::{ClusterError, Failure, Refusal, Told};
 

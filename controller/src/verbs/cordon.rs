@@ -2,7 +2,8 @@
 
 use crate::cli::Global;
 use crate::cluster::desk::Desk;
-use crate::cluster::node;
+use crate::cluster::kinds::Kinds;
+use crate::cluster::{node, rights};
 use crate::error::Outcome;
 use crate::exit::Exit;
 use crate::out::Out;
@@ -38,6 +39,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
 /// What cordon and uncordon share.
 pub async fn set(name: &str, cordoned: bool, global: &Global, out: Out) -> Outcome {
     let desk = Desk::open(global, out).await?;
+    rights::must(&desk.cluster, "cordon", &Kinds::default()).await?;
     let node = node::look(&desk.cluster, name).await?;
     let word = if cordoned { "cordon" } else { "uncordon" };
     let mut journal = desk.journal(&format!("node-{name}"), format!("{word} {name}"))?;

@@ -5,7 +5,9 @@ use crate::cli::Global;
 use crate::cluster::delete::{self, Deleted, Plan};
 use crate::cluster::desk::Desk;
 use crate::cluster::hearing::Hearing;
+use crate::cluster::kinds::Kinds;
 use crate::cluster::node::Lack;
+use crate::cluster::rights;
 use crate::error::{CommandError, Kind, Outcome};
 use crate::exit::Exit;
 use crate::interrupt::interruptible;
@@ -61,6 +63,7 @@ struct DeleteJson<'a> {
 pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let desk = Desk::open(global, out).await?;
     let node = args.node.as_str();
+    rights::must(&desk.cluster, "delete", &Kinds::default()).await?;
     if args.restore {
         return restore(&desk, node, args.limit).await;
     }

@@ -5,6 +5,8 @@ use crate::cli::Global;
 use crate::cluster::desk::Desk;
 use crate::cluster::drain::{self, Allow, Drained, Plan};
 use crate::cluster::hearing::Hearing;
+use crate::cluster::kinds::Kinds;
+use crate::cluster::rights;
 use crate::error::{CommandError, Kind, Outcome};
 use crate::exit::Exit;
 use crate::interrupt::interruptible;
@@ -63,6 +65,7 @@ struct DrainJson<'a> {
 pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let allow = Allow { scratch: args.delete_emptydir_data, bare: args.force };
     let desk = Desk::open(global, out).await?;
+    rights::must(&desk.cluster, "drain", &Kinds::default()).await?;
     let plan = drain::look(&desk.cluster, &args.node, allow).await?;
     show(&plan, out);
     if args.plan {

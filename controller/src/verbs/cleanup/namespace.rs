@@ -6,7 +6,7 @@ use crate::cli::Global;
 use crate::cluster::desk::Desk;
 use crate::cluster::journal::Journal;
 use crate::cluster::namespace::{self, Done, Ending, Limits, Permit, Proof, Seen};
-use crate::cluster::pods;
+use crate::cluster::{kinds, pods, rights};
 use crate::error::{CommandError, Kind, Outcome};
 use crate::exit::Exit;
 use crate::interrupt::interruptible;
@@ -82,6 +82,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     namespace::unprotected(&args.namespace)?;
     let prepared = async {
         let desk = Desk::open(global, out).await?;
+        rights::must(&desk.cluster, "cleanup", &kinds::look(&desk.cluster).await?).await?;
         let seen = namespace::look(&desk.cluster, &args.namespace).await?;
         Ok::<_, CommandError>((desk, seen))
     };
