@@ -8,7 +8,7 @@ use alone::{all, alone, sh, try_sh};
 use lifeline_agent::act::{Hands, Paths};
 use lifeline_agent::netlink::{Kernel, LinkNames};
 use lifeline_core::net::Family;
-use lifeline_core::observation::{Resolv, Route, Rule};
+use lifeline_core::observation::{Addr, Resolv, Route, Rule};
 use lifeline_core::op::{NodeOp, Now, Op, Seen, Undo};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -285,6 +285,34 @@ fn a_left_over_tun_is_deleted_and_another_kind_of_that_name_is_not() {
         take(&hands, &op).await;
         assert!(!sh("ip -o link").contains("tailscale0"));
         assert!(sh("ip -o link").contains("eth0"));
+    });
+}
+
+#[test]
+fn a_bridges_address_is_put_back_with_what_the_kernel_makes_of_it_and_taken_away_by_an_undo() {
+    alone(async || {
+        all(NODE);
+        all("ip link add cni0 type bridge
+            ip addr add 10.42.1.1/24 brd + dev cni0
+            ip link set cni0 up");
+        let shown = || sh("ip -4 -o addr show dev cni0; ip route show table all dev cni0");
+        let (hands, healthy) = (hands(), shown());
+        sh("ip -4 addr flush dev cni0");
+        let bare = shown();
+        let addr = |dev: &str| Addr { dev: dev.into(), addr: [10, 42, 1, 1].into(), len: 24 };
+        let op = |dev: &str| NodeOp::Addrs {
+            dev: dev.into(),
+            absent: Vec::new(),
+            present: vec![addr(dev)],
+        };
+        let seen = take(&hands, &op("cni0")).await;
+        assert_eq!(shown(), healthy);
+        take(&hands, &op("cni0")).await;
+        undo(&hands, &op("cni0"), &seen).await;
+        assert_eq!(shown(), bare);
+        let gone = op("cni7");
+        let e = hands.act(&gone, &hands.look(&gone).await.unwrap()).await.unwrap_err();
+        assert!(e.why.contains("no such device") && !e.retryable, "{}", e.why);
     });
 }
 

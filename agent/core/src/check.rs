@@ -93,6 +93,7 @@ fn at_rung(op: &NodeOp) -> Option<&'static [Rung]> {
         | NodeOp::Routes { .. }
         | NodeOp::Netfilter { .. }
         | NodeOp::Policies { .. }
+        | NodeOp::Addrs { .. }
         | NodeOp::LinkGone { .. }
         | NodeOp::ResolvConf { .. }
         | NodeOp::Sysctl { .. } => Some(&[Rung::Clean]),
@@ -184,6 +185,22 @@ fn one(step: &Step<NodeOp>, seen: &Observation, base: &Baseline) -> Vec<String> 
                 // To close one is nobody's repair.
                 if w.policy != "ACCEPT" {
                     out.push(format!("{} would be closed: {}", w.chain, w.policy));
+                }
+            }
+            out
+        }
+        NodeOp::Addrs { dev, absent, present } => {
+            let mut out: Vec<String> = Vec::new();
+            if !absent.is_empty() {
+                out.push(format!("an address of {dev} is taken away by an undo only"));
+            }
+            for a in present {
+                let line = format!("{}/{}", a.addr, a.len);
+                if a.dev != *dev || !base.addrs.contains(a) {
+                    out.push(format!("the healthy node has no {line} on {dev}"));
+                }
+                if let Some(other) = seen.addrs.iter().find(|s| s.addr == a.addr && s.dev != *dev) {
+                    out.push(format!("{} has {line}", other.dev));
                 }
             }
             out

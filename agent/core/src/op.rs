@@ -10,7 +10,7 @@ mod state;
 pub use seen::Seen;
 
 use crate::net::Family;
-use crate::observation::{Backend, Chain, Dialect, NfRule, NfTable, Resolv, Route, Rule};
+use crate::observation::{Addr, Backend, Chain, Dialect, NfRule, NfTable, Resolv, Route, Rule};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -183,6 +183,15 @@ pub enum NodeOp {
         /// What each chain's policy is to be.
         wanted: Vec<ChainPolicy>,
     },
+    /// Addresses of one device.
+    Addrs {
+        /// The device.
+        dev: String,
+        /// These are not there (undo).
+        absent: Vec<Addr>,
+        /// These are there.
+        present: Vec<Addr>,
+    },
     /// A device is gone.
     LinkGone {
         /// Its name.
@@ -300,6 +309,7 @@ impl NodeOp {
             Self::Routes { .. } => "routes",
             Self::Netfilter { .. } => "netfilter",
             Self::Policies { .. } => "policies",
+            Self::Addrs { .. } => "addrs",
             Self::LinkGone { .. } => "link-gone",
             Self::ResolvConf { .. } => "resolv-conf",
             Self::Sysctl { .. } => "sysctl",

@@ -149,6 +149,10 @@ fn imagine(seen: &mut Observation, plan: &NodePlan) {
                 seen.routes.retain(|r| !absent.contains(r));
                 seen.routes.extend(present.iter().cloned());
             }
+            NodeOp::Addrs { absent, present, .. } => {
+                seen.addrs.retain(|a| !absent.contains(a));
+                seen.addrs.extend(present.iter().cloned());
+            }
             NodeOp::LinkGone { name, .. } => {
                 seen.links.retain(|l| l.name != *name);
                 seen.addrs.retain(|a| a.dev != *name);

@@ -89,6 +89,10 @@ fn rest(node: &Node, plan: &NodePlan) -> Observation {
                 }
             }
             NodeOp::Stopped { process, .. } => seen.processes.retain(|p| p.pid != process.pid),
+            NodeOp::Addrs { absent, present, .. } => {
+                seen.addrs.retain(|a| !absent.contains(a) && !present.contains(a));
+                seen.addrs.sort();
+            }
             NodeOp::LinkGone { name, .. } => seen.links.retain(|l| l.name != *name),
             NodeOp::ResolvConf { .. } => seen.resolv = None,
             NodeOp::Sysctl { key, .. } => {

@@ -212,6 +212,7 @@ fn touches(
         }
         // Only a policy that was another in the healthy node is set, and no stranger here has one.
         NodeOp::Policies { table, .. } => Some(format!("a policy of {table}")),
+        NodeOp::Addrs { dev, .. } => Some(format!("an address of {dev}")),
         NodeOp::LinkGone { name, .. } => (name != "tailscale0").then(|| name.clone()),
         NodeOp::Quarantined { path } => {
             (path.ends_with("somebody") || path.starts_with("/etc")).then(|| path.clone())

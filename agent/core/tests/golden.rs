@@ -162,6 +162,14 @@ fn details(out: &mut String, op: &NodeOp, seen: &Observation) {
                 let _ = writeln!(out, "      - :{c}");
             }
         }
+        NodeOp::Addrs { absent, present, .. } => {
+            for a in absent {
+                let _ = writeln!(out, "      - addr {} {}/{}", a.dev, a.addr, a.len);
+            }
+            for a in present {
+                let _ = writeln!(out, "      + addr {} {}/{}", a.dev, a.addr, a.len);
+            }
+        }
         NodeOp::FlowsGone { sources, dead_to } => {
             for a in sources {
                 let _ = writeln!(out, "      - from {a}");

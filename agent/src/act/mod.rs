@@ -1,6 +1,7 @@
 //! The hands' acts: each brings one object to the state its op wants, and a look shows how it stands. Doing it twice is doing
 //! it once; every wait has a bound; a child that was started has been reaped before an act returns.
 
+pub mod addrs;
 pub mod cache;
 pub mod flows;
 pub mod link;
@@ -92,6 +93,9 @@ impl Hands {
                 Some(target) => netfilter::policies::look(&target).await,
                 None => Err("look at policies: they are none".to_owned()),
             },
+            NodeOp::Addrs { dev, absent, present } => {
+                addrs::look(&self.kernel, dev, absent, present).await
+            }
             NodeOp::LinkGone { name, .. } => link::look(&self.kernel, name).await,
             NodeOp::ResolvConf { .. } => resolv::look(&self.paths.resolv).await,
             NodeOp::Sysctl { key, .. } => sysctl::look(key).await,
@@ -142,6 +146,9 @@ impl Hands {
                 Some(target) => netfilter::policies::act(&target, &self.paths.locks).await,
                 None => Err(lasting("set policies: they are none")),
             },
+            NodeOp::Addrs { dev, absent, present } => {
+                addrs::act(&self.kernel, dev, absent, present).await
+            }
             NodeOp::LinkGone { name, kind } => link::act(&self.kernel, name, kind).await,
             NodeOp::ResolvConf { wanted } => resolv::act(&self.paths.resolv, wanted).await,
             NodeOp::Sysctl { key, value } => sysctl::act(key, value).await,

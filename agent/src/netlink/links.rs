@@ -1,7 +1,8 @@
 //! Devices, their addresses, and the VXLAN forwarding entries that say where the other nodes are.
 
-use super::{Deleted, Kernel, LIMIT, NetlinkError, wire};
+use super::{Added, Deleted, EEXIST, Kernel, LIMIT, NetlinkError, wire};
 use lifeline_core::observation::{Addr, Fdb, Link};
+use rtnetlink::AddressMessageBuilder;
 use rtnetlink::packet_core::Nla;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
@@ -12,12 +13,13 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::time::timeout;
 
 /// `IFLA_TUN_PERSIST` of `linux/if_link.h`.
 const IFLA_TUN_PERSIST: u16 = 6;
 const ENODEV: i32 = 19;
+const EADDRNOTAVAIL: i32 = 99;
 
 /// Device names by index and the reverse, of one moment.
 #[derive(Clone, Debug, Default)]
@@ -148,6 +150,42 @@ impl Kernel {
         let late = |_| NetlinkError::Late { what: what.to_owned() };
         timeout(LIMIT, dump).await.map_err(late)??;
         Ok(alive)
+    }
+
+    /// Adds an address to a device as the pod network's plugins do, with the broadcast address of its prefix; the kernel makes
+    /// the routes that belong to it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn add_addr(&self, index: u32, addr: &Addr) -> Result<Added, NetlinkError> {
+        let what = || format!("add address {}/{} to {}", addr.addr, addr.len, addr.dev);
+        let request = self.handle.address().add(index, addr.addr, addr.len);
+        match self.write(what, request.execute()).await {
+            Ok(()) => Ok(Added::Added),
+            Err(e) if e.errno() == Some(EEXIST) => Ok(Added::Exists),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes an address from a device.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn delete_addr(&self, index: u32, addr: &Addr) -> Result<Deleted, NetlinkError> {
+        let what = || format!("delete address {}/{} of {}", addr.addr, addr.len, addr.dev);
+        let message = match addr.addr {
+            IpAddr::V4(a) => {
+                AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(a, addr.len).build()
+            }
+            IpAddr::V6(a) => {
+                AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(a, addr.len).build()
+            }
+        };
+        match self.write(what, self.handle.address().del(message).execute()).await {
+            Ok(()) => Ok(Deleted::Deleted),
+            Err(e) if e.errno() == Some(EADDRNOTAVAIL) => Ok(Deleted::Absent),
+            Err(e) => Err(e),
+        }
     }
 
     /// Deletes a device.

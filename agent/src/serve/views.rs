@@ -8,6 +8,7 @@ use crate::sight::Glance;
 use lifeline_core::baseline::Provenance;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::net::Family;
+use lifeline_core::observation::Addr;
 use lifeline_core::op::{NodeOp, Op, Seen, Undo};
 use lifeline_core::plan::{Consent, NodePlan, Rung, Step};
 use lifeline_core::planner;
@@ -149,6 +150,11 @@ fn details(op: &NodeOp) -> Vec<String> {
         }
         NodeOp::Policies { wanted, .. } => {
             wanted.iter().map(|w| plus(format!("chain {} policy {}", w.chain, w.policy))).collect()
+        }
+        NodeOp::Addrs { absent, present, .. } => {
+            let line = |a: &Addr| format!("addr {} {}/{}", a.dev, a.addr, a.len);
+            let gone = absent.iter().map(|a| minus(line(a)));
+            gone.chain(present.iter().map(|a| plus(line(a)))).collect()
         }
         NodeOp::ResolvConf { wanted } => wanted.text.lines().map(|l| plus(l.to_string())).collect(),
         NodeOp::FlowsGone { sources, dead_to } => {

@@ -39,6 +39,39 @@ pub const FAULTS: &[Fault] = &[
         },
     },
     Fault {
+        id: "R15-bridge",
+        title: "the pods' bridge has lost its address, their gateway",
+        how: "ip -4 addr flush dev cni0",
+        verdict: "Lost",
+        near_miss: false,
+        ground: None,
+        strike: |site| site.node.must("ip -4 addr flush dev cni0").map(drop),
+        restore: |site| {
+            let bare = site.node.must("ip -4 -j addr show dev cni0 scope global")?;
+            if !bare.stdout.contains("10.42.") {
+                let own = site.facts.pods.replace(".0/", ".1/");
+                site.node.must(&format!("ip addr add {own} brd + dev cni0"))?;
+            }
+            Ok(())
+        },
+    },
+    Fault {
+        id: "R15-overlay",
+        title: "flannel's device has lost its address, and with it every route and neighbour",
+        how: "ip -4 addr flush dev flannel.1",
+        verdict: "Lost",
+        near_miss: false,
+        ground: None,
+        strike: |site| site.node.must("ip -4 addr flush dev flannel.1").map(drop),
+        restore: |site| {
+            let bare = site.node.must("ip -4 -j addr show dev flannel.1 scope global")?;
+            if !bare.stdout.contains("10.42.") {
+                site.node.must("timeout 20 systemctl restart k3s-agent")?;
+            }
+            Ok(())
+        },
+    },
+    Fault {
         id: "R21",
         title: "a node has left the cluster",
         how: "its pod route, neighbour and FDB entry are gone, as flannel removes them",

@@ -46,7 +46,8 @@ pub fn here() -> Result<&'static Machine> {
 }
 
 fn links(me: &Machine) -> Vec<String> {
-    let mut lines = tunnel(me);
+    let mut lines = vec![tunnel(me)];
+    lines.extend(overlay(me));
     let n = me.pods;
     lines.extend([
         format!("ip link add cni0 address 0a:58:0a:2a:{n:02x}:01 mtu 1450 type bridge"),
@@ -66,16 +67,21 @@ fn links(me: &Machine) -> Vec<String> {
     lines
 }
 
-/// Flannel's end of the tunnel, and the way to every other node's pods through it.
-pub fn tunnel(me: &Machine) -> Vec<String> {
+/// Flannel's end of the tunnel.
+pub fn tunnel(me: &Machine) -> String {
+    format!(
+        "ip link add flannel.1 address {} mtu 1450 type vxlan id 1 local {} dev eth0 dstport 8472 nolearning",
+        vtep(me),
+        me.v4()
+    )
+}
+
+/// The tunnel's address, and the way to every other node's pods through it: what flannel sets whenever it starts, whether it
+/// is there or not (`pkg/backend/vxlan/device.go` `Configure`, `vxlan_network.go`).
+pub fn overlay(me: &Machine) -> Vec<String> {
     let n = me.pods;
     let mut lines = vec![
-        format!(
-            "ip link add flannel.1 address {} mtu 1450 type vxlan id 1 local {} dev eth0 dstport 8472 nolearning",
-            vtep(me),
-            me.v4()
-        ),
-        format!("ip addr add 10.42.{n}.0/32 dev flannel.1"),
+        format!("ip addr replace 10.42.{n}.0/32 dev flannel.1"),
         "ip link set flannel.1 up".to_owned(),
     ];
     for other in topology::nodes().filter(|o| o.name != me.name) {
@@ -83,10 +89,10 @@ pub fn tunnel(me: &Machine) -> Vec<String> {
         lines
             .push(format!("ip neigh replace 10.42.{m}.0 lladdr {mac} dev flannel.1 nud permanent"));
         lines.push(format!(
-            "bridge fdb append {mac} dev flannel.1 dst {} self permanent",
+            "bridge fdb replace {mac} dev flannel.1 dst {} self permanent",
             other.v4()
         ));
-        lines.push(format!("ip route add 10.42.{m}.0/24 via 10.42.{m}.0 dev flannel.1 onlink"));
+        lines.push(format!("ip route replace 10.42.{m}.0/24 via 10.42.{m}.0 dev flannel.1 onlink"));
     }
     lines
 }

@@ -1,25 +1,20 @@
 //! The part of flannel, whose own main is not to be had: tunnel, neighbours, routes and chains as flannel keeps them.
 //!
-//! Made when missing, as flannel does at its start; the chains are looked after every minute (`SetupAndEnsureMasqRules`,
+//! Set anew at its start; the chains are looked after every minute (`SetupAndEnsureMasqRules`,
 //! `…ForwardRules` in k3s's `pkg/agent/flannel`). Routes are not: flannel's vxlan backend writes them on events alone.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use crate::error::{Doing, Result};
 use crate::furniture;
 use crate::run::{self, LIMIT};
-use crate::standin::k3s_agent::words;
+use crate::standin::k3s_agent::{overlay, words};
 
 /// The tunnel with its routes, and the chains.
 pub fn ensure() -> Result<()> {
     let me = furniture::here()?;
-    if !Path::new("/sys/class/net/flannel.1").exists() {
-        for line in furniture::tunnel(me) {
-            furniture::tool(&line)?;
-        }
-    }
+    overlay()?;
     fs::create_dir_all("/run/flannel").doing(|| "make /run/flannel".to_owned())?;
     fs::write("/run/flannel/subnet.env", furniture::subnet_env(me))
         .doing(|| "write /run/flannel/subnet.env".to_owned())?;

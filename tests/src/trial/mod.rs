@@ -12,6 +12,7 @@ mod near_miss;
 mod real;
 mod refusal;
 mod rented;
+mod rest;
 mod routing;
 mod upstream;
 
@@ -54,6 +55,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             filter::CASES,
             kubelet::CASES,
             upstream::CASES,
+            rest::CASES,
             refusal::CASES,
             crash::CASES,
             last::CASES,

@@ -54,9 +54,9 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Does the API server answer, called as the kubelet calls it?
-const ANSWERS: &str = "curl -sk -m 2 -o /dev/null https://203.0.113.10:6443/readyz";
+pub(super) const ANSWERS: &str = "curl -sk -m 2 -o /dev/null https://203.0.113.10:6443/readyz";
 
-fn within(limit: Duration, mut holds: impl FnMut() -> Verdict) -> Verdict {
+pub(super) fn within(limit: Duration, mut holds: impl FnMut() -> Verdict) -> Verdict {
     let until = Instant::now() + limit;
     loop {
         match holds() {
@@ -66,7 +66,7 @@ fn within(limit: Duration, mut holds: impl FnMut() -> Verdict) -> Verdict {
     }
 }
 
-fn is_captured(g: &Ground<'_>) -> Verdict {
+pub(super) fn is_captured(g: &Ground<'_>) -> Verdict {
     match g.sh(ANSWERS) {
         Ok(_) => Err("the API server still answers: nothing is captured".to_owned()),
         Err(_) => Ok(()),
@@ -74,7 +74,7 @@ fn is_captured(g: &Ground<'_>) -> Verdict {
 }
 
 /// What the operator is told holds all of these.
-fn expect_said(g: &Ground<'_>, words: &[&str]) -> Verdict {
+pub(super) fn expect_said(g: &Ground<'_>, words: &[&str]) -> Verdict {
     let said = g.ctl(&["diagnose", NODE])?;
     let said = format!("{}{}", said.stdout, said.stderr);
     match words.iter().find(|w| !said.contains(**w)) {
@@ -161,7 +161,7 @@ fn device_lost(g: &Ground<'_>) -> Verdict {
 
 /// An unknown tool's capture: the guard stands, the operator is told what it is, nothing of the tool's is touched, and the
 /// guard goes with it.
-fn contained(g: &Ground<'_>, fault: &str, words: &[&str]) -> Verdict {
+pub(super) fn contained(g: &Ground<'_>, fault: &str, words: &[&str]) -> Verdict {
     let before = g.snapshot()?;
     g.make(fault)?;
     let captured = g.snapshot()?;

@@ -57,11 +57,14 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
 fn remedy(e: &Evidence<'_>, _: &Finding, rung: Rung, _: u32) -> Vec<Want> {
     let gone = gone(e);
     let of_pods = gone.iter().find(|d| e.policy.cni_links.contains(d));
+    let (Rung::Reconnect, Some(dev)) = (rung, of_pods) else { return Vec::new() };
+    restart(e, format!("the pod network makes {dev} when it starts")).into_iter().collect()
+}
+
+/// The kubelet's unit anew, where that can help.
+pub(super) fn restart(e: &Evidence<'_>, because: String) -> Option<Want> {
     let may = unit(e).is_some_and(|u| u.load != "masked");
     // Without the API server a restart brings nothing: the unit would wait for it for ever (field guide B1).
-    let (Rung::Reconnect, Some(dev), true, Some(true)) = (rung, of_pods, may, e.api_works()) else {
-        return Vec::new();
-    };
-    let because = format!("the pod network makes {dev} when it starts");
-    [Want::must(NodeOp::Restarted { unit: e.policy.unit.clone() }, because)].into()
+    (may && e.api_works() == Some(true))
+        .then(|| Want::must(NodeOp::Restarted { unit: e.policy.unit.clone() }, because))
 }

@@ -11,6 +11,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+pub(crate) mod address_lost;
 mod default_route;
 mod forwarding_off;
 mod host_ports_lost;
@@ -129,6 +130,7 @@ impl Want {
 pub static ALL: &[&Fault] = &[
     &kernel_rule::FAULT,
     &default_route::FAULT,
+    &address_lost::FAULT,
     &route_lost::FAULT,
     &link_lost::FAULT,
     &tailscale_capture::FAULT,

@@ -1,6 +1,6 @@
 //! A route of the healthy node, other than its default route, is gone.
 
-use super::{Consent, Fault, Found, Want, default_route, testimony};
+use super::{Consent, Fault, Found, Want, address_lost, default_route, testimony};
 use crate::diagnosis::{Finding, Severity, Verdict};
 use crate::evidence::{Evidence, Stray};
 use crate::fib;
@@ -39,6 +39,8 @@ fn lost<'e>(e: &'e Evidence<'_>) -> Vec<(&'e Stray, &'e Route)> {
             (!route.dst.is_all()).then_some((s, route))
         })
         .filter(|(_, r)| e.missing_routes.contains(r) && default_route::restorable(e, r))
+        // Without the device's address the kernel refuses it as a source, and the neighbours it would lead to are gone as well.
+        .filter(|(_, r)| !address_lost::has_lost(e, r.dev()))
         .collect()
 }
 

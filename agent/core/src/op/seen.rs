@@ -1,7 +1,7 @@
 //! What a look at an op's target brings.
 
 use super::{ChainPolicy, PlacedRule, Prefs};
-use crate::observation::{Chain, Link, NfTable, Resolv, Route, Rule};
+use crate::observation::{Addr, Chain, Link, NfTable, Resolv, Route, Rule};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,11 @@ pub enum Seen {
     Policies {
         /// Chains with their policies.
         there: Vec<ChainPolicy>,
+    },
+    /// Those addresses of the op's lists that are there.
+    Addrs {
+        /// Present of `absent` and of `present`.
+        there: Vec<Addr>,
     },
     /// The device, if it is there.
     Link {

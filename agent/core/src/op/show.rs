@@ -81,6 +81,9 @@ impl fmt::Display for NodeOp {
                 }
                 Ok(())
             }
+            Self::Addrs { dev, absent, present } => {
+                write!(f, "addresses of {dev}: remove {}, restore {}", absent.len(), present.len())
+            }
             Self::LinkGone { name, kind } => write!(f, "delete device {name} ({kind})"),
             Self::ResolvConf { .. } => write!(f, "restore /etc/resolv.conf"),
             Self::Sysctl { key, value } => write!(f, "set {key} to {value}"),

@@ -67,6 +67,7 @@ impl Op for NodeOp {
             Self::Policies { backend, family, table, .. } => {
                 format!("policies {}{} {table}", backend_word(*backend), family.suffix())
             }
+            Self::Addrs { dev, .. } => format!("addresses of {dev}"),
             Self::LinkGone { name, .. } => format!("link {name}"),
             Self::ResolvConf { .. } => "resolv.conf".to_string(),
             Self::Sysctl { key, .. } => format!("sysctl {key}"),
@@ -101,6 +102,7 @@ impl Op for NodeOp {
             | Self::Routes { .. }
             | Self::Netfilter { .. }
             | Self::Policies { .. }
+            | Self::Addrs { .. }
             | Self::LinkGone { .. }
             | Self::Sysctl { .. }
             | Self::FlowsGone { .. }
@@ -167,6 +169,9 @@ impl Op for NodeOp {
                 Seen::Policies { there: before },
                 Seen::Policies { there: now },
             ) => policies(before, now, wanted),
+            (Self::Addrs { absent, present, .. }, _, Seen::Addrs { there }) => {
+                by_parts(there, absent, present)
+            }
             (Self::LinkGone { kind, .. }, _, Seen::Link { link }) => match link {
                 None => Now::Settled,
                 Some(l) if l.kind == *kind => Now::Pending,
@@ -277,6 +282,13 @@ impl Op for NodeOp {
                     table: *table,
                     absent: present.iter().filter(|r| !there.contains(r)).cloned().collect(),
                     present: absent.iter().filter(|r| there.contains(r)).cloned().collect(),
+                })
+            }
+            (Self::Addrs { dev, absent, present }, Seen::Addrs { there }) => {
+                Undo::Put(Self::Addrs {
+                    dev: dev.clone(),
+                    absent: present.iter().filter(|a| !there.contains(a)).cloned().collect(),
+                    present: absent.iter().filter(|a| there.contains(a)).cloned().collect(),
                 })
             }
             (

@@ -2,6 +2,7 @@
 
 use super::Node;
 use lifeline_core::fib;
+use lifeline_core::net::Prefix;
 use lifeline_core::observation::{NfTable, RouteKind};
 use lifeline_core::op::NodeOp;
 use lifeline_core::plan::NodePlan;
@@ -34,6 +35,17 @@ impl Node {
                 seen.processes.retain(|p| p.pid != process.pid);
                 for dev in tuns {
                     self.lose(&dev);
+                }
+            }
+            NodeOp::Addrs { dev, present, .. } => {
+                assert!(seen.link(dev).is_some_and(|l| l.up), "{dev} is not there\n{story}");
+                for a in present {
+                    let (addr, len, network) = (a.addr, a.len, Prefix::new(a.addr, a.len));
+                    self.add(&format!(
+                        "addr {dev} {addr}/{len}\n\
+                         route main {network} dev {dev} src {addr} scope link proto kernel\n\
+                         route local local {addr} dev {dev} src {addr} scope host proto kernel"
+                    ));
                 }
             }
             NodeOp::LinkGone { name, .. } => self.lose(&name.clone()),
@@ -100,10 +112,12 @@ impl Node {
                     u.invocation.push('x');
                 }
                 // Flannel makes its device, with all that hangs on it.
-                if seen.link("flannel.1").is_none_or(|l| !l.up) {
+                let bare = !seen.addrs.iter().any(|a| a.dev == "flannel.1");
+                if seen.link("flannel.1").is_none_or(|l| !l.up) || bare {
                     let overlay = self.overlay.clone();
                     seen.links.retain(|l| l.name != "flannel.1");
                     seen.addrs.retain(|a| a.dev != "flannel.1");
+                    seen.routes.retain(|r| r.dev() != Some("flannel.1"));
                     seen.links.extend(overlay.links);
                     seen.addrs.extend(overlay.addrs);
                     seen.routes.extend(overlay.routes);

@@ -107,6 +107,14 @@ fn corp(node: &mut Node) {
     }
 }
 
+/// A device loses its last address, and the kernel forgets its routes with it.
+fn bare(node: &mut Node, dev: &str) -> bool {
+    let had = node.seen.addrs.len();
+    node.seen.addrs.retain(|a| a.dev != dev);
+    node.seen.routes.retain(|r| r.dev() != Some(dev));
+    node.seen.addrs.len() < had
+}
+
 fn stands(node: &Node, table: u32) -> bool {
     node.seen.routes.iter().any(|r| r.table == table)
 }
@@ -349,6 +357,21 @@ pub const ALL: &[Fault] = &[
             }
             n.seen.routes.retain(|r| !remotes.contains(r));
             !remotes.is_empty()
+        },
+    },
+    Fault {
+        row: "R15-bridge",
+        finding: "address-lost",
+        end: End::Mended,
+        strike: |n, _, _| bare(n, "cni0"),
+    },
+    Fault {
+        row: "R15-overlay",
+        finding: "address-lost",
+        end: End::Mended,
+        strike: |n, b, _| {
+            let kept = b.routes.iter().filter(|r| r.dev() == Some("flannel.1"));
+            kept.count() == n.remotes().len() && bare(n, "flannel.1")
         },
     },
     Fault {

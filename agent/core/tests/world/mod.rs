@@ -13,7 +13,7 @@ use core::task::{Context, Poll, Waker};
 use lifeline_core::clock::Stamp;
 use lifeline_core::diagnosis::Health;
 use lifeline_core::engine::{self, Ending, Entry, Event, Failure, Host, Journal, Judgement};
-use lifeline_core::observation::{NfTable, Observation};
+use lifeline_core::observation::{Addr, NfTable, Observation};
 use lifeline_core::op::{ChainPolicy, NodeOp, Now, Op, PlacedRule, Prefs, Seen, Undo};
 use lifeline_core::plan::NodePlan;
 use lifeline_core::ruleset;
@@ -274,6 +274,10 @@ impl Node {
                     .collect();
                 Seen::Policies { there }
             }
+            NodeOp::Addrs { absent, present, .. } => {
+                let listed = |a: &&Addr| absent.contains(a) || present.contains(a);
+                Seen::Addrs { there: s.addrs.iter().filter(listed).cloned().collect() }
+            }
             NodeOp::LinkGone { name, .. } => {
                 Seen::Link { link: s.links.iter().find(|l| l.name == *name).cloned() }
             }
@@ -384,6 +388,11 @@ impl Node {
                         c.policy = Some(w.policy.clone());
                     }
                 }
+            }
+            NodeOp::Addrs { absent, present, .. } if !half => {
+                s.addrs.retain(|a| !absent.contains(a) && !present.contains(a));
+                s.addrs.extend(present.iter().cloned());
+                s.addrs.sort();
             }
             NodeOp::LinkGone { name, .. } if !half => s.links.retain(|l| l.name != *name),
             NodeOp::ResolvConf { wanted } if !half => s.resolv = Some(wanted.clone()),

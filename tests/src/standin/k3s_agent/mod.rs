@@ -9,7 +9,7 @@
 //! - the kubelet's lease and status over one kept-open HTTP/2 connection through the balancer (`kubelet.rs`, `client.rs`);
 //! - healthz on 127.0.0.1:10248, green whatever the API server does;
 //! - at the start a full sync of the chains of kube-proxy, kubelet and flannel, and never those of the CNI plugins (`proxy.rs`);
-//! - flannel's device, when it is missing.
+//! - flannel's device and what hangs on it, at the start.
 //!
 //! It runs no containers.
 
@@ -45,13 +45,14 @@ pub(crate) const RETRY: Duration = Duration::from_secs(2);
 /// Where a k3s server takes the tunnel.
 const CONNECT: &str = "/v1-k3s/connect";
 
-/// Flannel's device with what hangs on it, when it is not there: flannel makes it when it starts, and never again
-/// (`pkg/backend/vxlan/vxlan.go`, `ensureLink`).
-fn overlay() -> crate::error::Result<()> {
-    if Path::new("/sys/class/net/flannel.1").exists() {
-        return Ok(());
+/// Flannel's device, when it is not there, and what hangs on it: flannel sets it when it starts and on events, and never again
+/// (`pkg/backend/vxlan/device.go`, `ensureLink`).
+pub(crate) fn overlay() -> crate::error::Result<()> {
+    let me = furniture::here()?;
+    if !Path::new("/sys/class/net/flannel.1").exists() {
+        furniture::tool(&furniture::tunnel(me))?;
     }
-    furniture::tunnel(furniture::here()?).iter().try_for_each(|line| furniture::tool(line))
+    furniture::overlay(me).iter().try_for_each(|line| furniture::tool(line))
 }
 
 /// The arguments.
