@@ -23,3 +23,6 @@ pub mod sight;
 pub mod store;
 pub mod tls;
 pub mod worker;
+
+/// Version and build, as `--version` and every `Status` say it.
+pub const VERSION: &str = env!("LIFELINE_VERSION");

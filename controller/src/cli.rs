@@ -3,8 +3,15 @@
 use crate::exit;
 use crate::out::Format;
 use crate::verbs;
+use clap::{CommandFactory, FromArgMatches};
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Version and build.
+pub const VERSION: &str = env!("LIFELINE_VERSION");
+/// kubectl runs a program of this name as `kubectl lifeline`.
+const PLUGIN: &str = "kubectl-lifeline";
 
 const EXAMPLES: &str = "Examples:
   ctl status                       every node of the configuration
@@ -15,7 +22,7 @@ const EXAMPLES: &str = "Examples:
 
 /// Brings Kubernetes nodes back.
 #[derive(Debug, Parser)]
-#[command(name = "ctl", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(name = "ctl", version = VERSION, arg_required_else_help = true, disable_help_subcommand = true)]
 #[command(after_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
 pub struct Cli {
     /// Options of every verb
@@ -24,6 +31,29 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub verb: Verb,
+}
+
+impl Cli {
+    /// Reads what was typed.
+    pub fn read(words: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let words: Vec<_> = words.collect();
+        let command = command(words.first().is_some_and(is_plugin));
+        Self::from_arg_matches(&command.try_get_matches_from(words)?)
+    }
+}
+
+/// The whole command line, under the name by which it was called.
+pub fn command(plugin: bool) -> clap::Command {
+    let command = Cli::command();
+    match plugin {
+        true => command.name(PLUGIN).bin_name("kubectl lifeline"),
+        false => command,
+    }
+}
+
+/// Was it called by kubectl, which finds its plugins by their file names?
+fn is_plugin(program: &OsString) -> bool {
+    Path::new(program).file_name().is_some_and(|name| name == PLUGIN)
 }
 
 /// Options of every verb.
@@ -89,8 +119,20 @@ pub enum Verb {
     Verify(verbs::verify::Args),
     /// Print the roles the cluster's verbs need, and say what of it you may do
     Rights(verbs::rights::Args),
+    /// Look whether everything is there that a recovery will need
+    Check(verbs::check::Args),
+    /// Put the agent on a node over SSH, or a newer one in its place
+    Install(verbs::install::Args),
+    /// Take the agent and all it made away from a node
+    Uninstall(verbs::uninstall::Args),
+    /// Find the workloads that could cut a node off again, and the nodes without an agent
+    Audit(verbs::audit::Args),
     /// List the faults Lifeline knows
     Faults(verbs::faults::Args),
     /// Make and show certificates
     Pki(verbs::pki::Args),
+    /// Write what a shell needs to complete ctl's words
+    Completions(verbs::completions::Args),
+    /// Write the manual, a page for each verb
+    Man(verbs::man::Args),
 }

@@ -155,12 +155,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where it is, whether or not it is there.
+    pub fn place(named: Option<&Path>) -> Result<PathBuf, ConfigError> {
+        match named.filter(|p| !p.as_os_str().is_empty()) {
+            Some(path) => Ok(path.to_owned()),
+            None => Ok(home()?.join(".config/lifeline/ctl.toml")),
+        }
+    }
+
     /// Reads the file that was named, or the one in its usual place.
     pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
-        let path = match named.filter(|p| !p.as_os_str().is_empty()) {
-            Some(path) => path.to_owned(),
-            None => home()?.join(".config/lifeline/ctl.toml"),
-        };
+        let path = Self::place(named)?;
         let text = files::read(&path)
             .map_err(|source| ConfigError::File { path: path.clone(), source })?;
         Self::parse(&path, &text)

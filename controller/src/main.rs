@@ -2,6 +2,8 @@
 
 mod agent;
 mod ask;
+mod audit;
+mod check;
 mod cli;
 mod climb;
 mod cluster;
@@ -14,6 +16,7 @@ mod follow;
 mod heal_view;
 mod https;
 mod identity;
+mod install;
 mod interrupt;
 mod kept;
 mod member;
@@ -36,7 +39,6 @@ mod tls;
 mod verbs;
 mod words;
 
-use clap::Parser;
 use cli::{Cli, Verb};
 use error::CommandError;
 use exit::Exit;
@@ -46,7 +48,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     secret::hush::hush();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
@@ -99,7 +101,13 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::Delete(args) => verbs::delete::run(args, &cli.global, out).await,
         Verb::Verify(args) => verbs::verify::run(args, &cli.global, out).await,
         Verb::Rights(args) => verbs::rights::run(args, &cli.global, out).await,
+        Verb::Check(args) => verbs::check::run(args, &cli.global, out).await,
+        Verb::Install(args) => verbs::install::run(args, &cli.global, out).await,
+        Verb::Uninstall(args) => verbs::uninstall::run(args, &cli.global, out).await,
+        Verb::Audit(args) => verbs::audit::run(args, &cli.global, out).await,
         Verb::Faults(args) => verbs::faults::run(args, out),
         Verb::Pki(args) => verbs::pki::run(args, out),
+        Verb::Completions(args) => verbs::completions::run(args, out),
+        Verb::Man(args) => verbs::man::run(args, out),
     }
 }

@@ -12,6 +12,10 @@ pub enum Format {
     Table,
     /// For machines: one stable document on stdout.
     Json,
+    /// The same, one line for each entry of the document's list.
+    Jsonl,
+    /// The same document as YAML.
+    Yaml,
 }
 
 /// Paints words, or leaves them plain.
@@ -93,10 +97,26 @@ impl Out {
 
     /// A result for machines; nothing when the format is for people.
     pub fn json<T: Serialize>(&self, value: &T) -> Result<(), CommandError> {
-        if self.format == Format::Json {
-            put(&serde_json::to_string_pretty(value).map_err(CommandError::failed)?);
-        }
+        let text = match self.format {
+            Format::Table => return Ok(()),
+            Format::Json => serde_json::to_string_pretty(value).map_err(CommandError::failed)?,
+            Format::Jsonl => lines(&serde_json::to_value(value).map_err(CommandError::failed)?),
+            Format::Yaml => {
+                // By way of JSON, so that numbers, names and what is left out are the same in both.
+                let value = serde_json::to_value(value).map_err(CommandError::failed)?;
+                serde_saphyr::to_string(&value).map_err(CommandError::failed)?
+            }
+        };
+        put(&text);
         Ok(())
+    }
+
+    /// Begins a table that is shown again and again: on a terminal it takes the last one's place.
+    pub fn afresh(&self) {
+        if self.format == Format::Table && io::stdout().is_terminal() {
+            // Home, and everything below it cleared (ECMA-48: CUP, ED).
+            drop(write!(io::stdout().lock(), "\u{1b}[H\u{1b}[J"));
+        }
     }
 
     /// A document on stdout, whatever the format.
@@ -117,6 +137,17 @@ impl Out {
 fn put(text: &str) {
     let mut stdout = io::stdout().lock();
     drop(writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()));
+}
+
+/// A document that is nothing but a list (`{"nodes": […]}`) is a line an entry, any other is one line.
+fn lines(value: &serde_json::Value) -> String {
+    let mut fields = value.as_object().into_iter().flat_map(|o| o.values());
+    match (fields.next(), fields.next()) {
+        (Some(serde_json::Value::Array(list)), None) => {
+            list.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        }
+        _ => value.to_string(),
+    }
 }
 
 /// Columns, aligned with spaces, one row a line: it survives `awk` and copying.
@@ -150,6 +181,13 @@ mod tests {
              calypso  Captured  the API is behind tailscale0\n\
              styx     Healthy"
         );
+    }
+
+    #[test]
+    fn a_list_is_a_line_an_entry_and_anything_else_is_one_line() {
+        use serde_json::json;
+        assert_eq!(lines(&json!({"nodes": [{"node": "a\nb"}, 2]})), "{\"node\":\"a\\nb\"}\n2");
+        assert_eq!(lines(&json!({"a": [1], "b": 2})), r#"{"a":[1],"b":2}"#);
     }
 
     #[test]

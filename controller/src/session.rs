@@ -7,11 +7,23 @@ use crate::error::CommandError;
 use crate::identity::Identity;
 use crate::obstacle::Obstacle;
 use crate::out::Out;
+use crate::pki::card::Card;
 use crate::pki::subject::{Role, Subject};
 use crate::reach::{self, Road, Tried, Unreached};
 use crate::ssh;
+use crate::tls;
+use rustls::pki_types::ServerName;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// So many agents are spoken to at a time.
+const AT_ONCE: usize = 64;
+/// One connection and its handshake.
+const SHAKE: Duration = Duration::from_secs(5);
 
 /// Configuration and identity.
 #[derive(Debug)]
@@ -81,6 +93,18 @@ impl Session {
         Ok(all)
     }
 
+    /// Reaches each of these nodes' agents, many at a time and never all at once: a fleet must not cost a laptop its sockets.
+    pub async fn each(&self, nodes: &[String]) -> Vec<(String, Result<Agent, CommandError>)> {
+        use futures_util::StreamExt;
+        let asked = futures_util::stream::iter(nodes.to_vec())
+            .map(|node| async move {
+                let answer = self.agent(&node).await;
+                (node, answer)
+            })
+            .buffered(AT_ONCE);
+        asked.collect().await
+    }
+
     fn road(&self, node: &str) -> Result<Road, CommandError> {
         if let Some(path) = &self.socket {
             return Ok(Road::Socket(path.clone()));
@@ -140,6 +164,33 @@ impl Session {
                 Err(unreached.into())
             }
         }
+    }
+
+    /// The certificate a node's agent shows; `None` over the unix socket, where it shows none.
+    pub async fn certificate(&self, node: &str) -> Result<Option<Card>, CommandError> {
+        let Road::Net { addresses, identity, agent } = self.road(node)? else { return Ok(None) };
+        let config = tls::client(&identity, &agent).map_err(CommandError::failed)?;
+        let connector = TlsConnector::from(Arc::new(config));
+        let mut last =
+            CommandError::failed(format!("look at the certificate of {node}: no address"));
+        for address in &addresses {
+            let name = ServerName::try_from(agent.name.clone()).map_err(CommandError::failed)?;
+            let shake = async { connector.connect(name, TcpStream::connect(address).await?).await };
+            match timeout(SHAKE, shake).await {
+                Ok(Ok(stream)) => {
+                    let shown = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
+                    let card = shown.map(|der| Card::from_der(der)).transpose();
+                    return card.map_err(CommandError::failed);
+                }
+                Ok(Err(why)) => last = CommandError::failed(why),
+                Err(_) => {
+                    last = CommandError::failed(format!(
+                        "look at the certificate of {node}: {address} does not answer"
+                    ));
+                }
+            }
+        }
+        Err(last)
     }
 }
 

@@ -28,6 +28,10 @@ async fn help_is_as_it_was_agreed() {
         "delete",
         "verify",
         "rights",
+        "check",
+        "install",
+        "uninstall",
+        "audit",
         "faults",
         "recover",
         "vps",
@@ -41,6 +45,8 @@ async fn help_is_as_it_was_agreed() {
         "pki agent",
         "pki operator",
         "pki show",
+        "completions",
+        "man",
     ];
     for verb in verbs {
         let args: Vec<_> = verb.split_whitespace().chain(["--help"]).collect();

@@ -8,10 +8,14 @@ mod story;
 
 #[cfg(target_os = "linux")]
 mod cleanup;
+mod audit;
+mod check;
 mod config;
 #[cfg(target_os = "linux")]
 mod control;
 mod documents;
+mod fleet;
+mod habits;
 mod heal;
 mod help;
 mod incidents;

@@ -3,6 +3,7 @@
 mod check_config;
 mod cleanup;
 mod look;
+mod request_certificate;
 mod resume;
 mod run;
 
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(
     name = "lifeline-agent",
-    version,
+    version = lifeline_agent::VERSION,
     about,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage."
 )]
@@ -42,6 +43,12 @@ enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
         times: Option<u32>,
     },
+    /// Make a key that never leaves this node, and print a request for a certificate; the key in use stays in use
+    RequestCertificate {
+        /// Where the new key goes
+        #[arg(long, default_value = "/etc/lifeline/agent.key.new", value_name = "FILE")]
+        key: PathBuf,
+    },
     /// Undo a run that nobody confirmed, if the daemon does not; a timer calls this
     Resume {
         /// The run
@@ -57,6 +64,7 @@ pub fn main() -> ExitCode {
         Some(Command::CheckConfig) => check_config::check(&cli.config),
         Some(Command::Cleanup) => cleanup::cleanup(&cli.config),
         Some(Command::Look { quick, times }) => look::look(&cli.config, quick, times),
+        Some(Command::RequestCertificate { key }) => request_certificate::request(&key),
         Some(Command::Resume { run }) => resume::resume(&cli.config, &run),
     };
     match done {

@@ -210,11 +210,8 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     tell(&[NotifyState::Ready]);
     let verdict = first.diagnosis.verdict.to_string();
     let about = event::About { verdict: Some(&verdict), ..event::About::default() };
-    let words = format!(
-        "lifeline-agent {} is ready: {}",
-        env!("CARGO_PKG_VERSION"),
-        first.diagnosis.summary
-    );
+    let words =
+        format!("lifeline-agent {} is ready: {}", lifeline_agent::VERSION, first.diagnosis.summary);
     event::tell(&event::READY, about, &words);
 
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;

@@ -112,7 +112,7 @@ impl<N: Node> Lifeline for Service<N> {
         self.viewer(&request)?;
         let latest = self.sight.latest().borrow().clone();
         let mut reply = wire::StatusReply {
-            version: env!("CARGO_PKG_VERSION").to_string(),
+            version: crate::VERSION.to_string(),
             node: self.about.node.clone(),
             cluster: self.about.cluster.clone(),
             mode: self.policy.mode.word().to_string(),

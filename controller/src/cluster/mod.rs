@@ -85,6 +85,11 @@ impl Cluster {
         Ok(Self { client, plain, context: named.unwrap_or_default(), server })
     }
 
+    /// For other questions than those below.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Objects of a kind known at compile time, in a namespace or in all.
     pub fn api<K>(&self, namespace: Option<&str>) -> Api<K>
     where

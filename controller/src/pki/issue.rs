@@ -5,8 +5,8 @@ use super::card::Card;
 use super::subject::{self, Role, Subject, authority};
 use crate::files::{self, Present};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -75,13 +75,40 @@ pub fn agent(
     days: Days,
 ) -> Result<Written, PkiError> {
     let signer = Signer::open(ca)?;
-    let subject = Subject::new(&signer.cluster, Role::Agent, node)?;
-    let mut params = CertificateParams::default();
-    let issue = |source| PkiError::Issue { subject: subject.to_string(), source };
-    params.subject_alt_names = vec![SanType::DnsName(node.try_into().map_err(issue)?)];
-    params.subject_alt_names.extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let (params, subject) = signer.server(node, addresses)?;
     signer.issue(params, &subject, out, "agent", days)
+}
+
+/// A certificate whose key we have never seen.
+#[derive(Debug)]
+pub struct Signed {
+    /// The certificate.
+    pub cert: String,
+    /// The authority's.
+    pub ca: String,
+}
+
+/// Signs what `lifeline-agent request-certificate` printed. Of the request only the key counts: names are given here.
+pub fn signed(
+    node: &str,
+    addresses: &[IpAddr],
+    ca: &Path,
+    request: &str,
+    days: Days,
+) -> Result<Signed, PkiError> {
+    let signer = Signer::open(ca)?;
+    let (params, subject) = signer.server(node, addresses)?;
+    let issue = |source| PkiError::Issue { subject: subject.to_string(), source };
+    // Whoever sent it has the key: the request is signed with it.
+    let request = CertificateSigningRequestParams::from_pem(request).map_err(issue)?;
+    let params = signer.complete(params, &subject, days)?;
+    let made = params.signed_by(&request.public_key, &signer.issuer).map_err(issue)?;
+    Ok(Signed { cert: made.pem(), ca: signer.pem })
+}
+
+/// The cluster whose authority lies in that directory.
+pub fn cluster_of(ca: &Path) -> Result<String, PkiError> {
+    Signer::open(ca).map(|s| s.cluster)
 }
 
 /// Issues an operator's or viewer's certificate: it calls, and serves nothing.
@@ -138,9 +165,43 @@ impl Signer {
         Ok(Self { cluster: cluster.to_owned(), pem, issuer, until })
     }
 
-    fn issue(
+    /// What every agent's certificate says: it serves, under its node's name and addresses.
+    fn server(
+        &self,
+        node: &str,
+        addresses: &[IpAddr],
+    ) -> Result<(CertificateParams, Subject), PkiError> {
+        let subject = Subject::new(&self.cluster, Role::Agent, node)?;
+        let mut params = CertificateParams::default();
+        let issue = |source| PkiError::Issue { subject: subject.to_string(), source };
+        params.subject_alt_names = vec![SanType::DnsName(node.try_into().map_err(issue)?)];
+        params.subject_alt_names.extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        Ok((params, subject))
+    }
+
+    /// Whose it is, what its key is for, and from when to when.
+    fn complete(
         &self,
         mut params: CertificateParams,
+        subject: &Subject,
+        days: Days,
+    ) -> Result<CertificateParams, PkiError> {
+        let issue = |source| PkiError::Issue { subject: subject.to_string(), source };
+        params.distinguished_name.push(DnType::OrganizationName, subject.cluster.as_str());
+        params.distinguished_name.push(DnType::CommonName, subject.name.as_str());
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        params.subject_alt_names.push(uri(&subject.uri()).map_err(issue)?);
+        let (from, until) = days.window()?;
+        // A certificate that outlives its authority only seems to be valid.
+        (params.not_before, params.not_after) = (from, until.min(self.until));
+        Ok(params)
+    }
+
+    fn issue(
+        &self,
+        params: CertificateParams,
         subject: &Subject,
         out: &Path,
         stem: &str,
@@ -164,14 +225,7 @@ impl Signer {
             });
         }
         let issue = |source| PkiError::Issue { subject: subject.to_string(), source };
-        params.distinguished_name.push(DnType::OrganizationName, subject.cluster.as_str());
-        params.distinguished_name.push(DnType::CommonName, subject.name.as_str());
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.use_authority_key_identifier_extension = true;
-        params.subject_alt_names.push(uri(&subject.uri()).map_err(issue)?);
-        let (from, until) = days.window()?;
-        // A certificate that outlives its authority only seems to be valid.
-        (params.not_before, params.not_after) = (from, until.min(self.until));
+        let params = self.complete(params, subject, days)?;
         let pair = KeyPair::generate().map_err(issue)?;
         let made = params.signed_by(&pair, &self.issuer).map_err(issue)?;
         files::create_dir(out)?;
@@ -241,6 +295,23 @@ mod tests {
         let other = operator("bob", Role::Operator, &ca, &out, Days(7)).unwrap_err();
         assert!(matches!(other, PkiError::Other { .. }), "{other}");
         assert_eq!(Card::from_file(&out.join("operator.crt")).unwrap(), second.card);
+    }
+
+    #[test]
+    fn a_request_is_signed_for_its_key_and_its_names_are_ours() {
+        let (_dir, ca) = lab();
+        let pair = KeyPair::generate().unwrap();
+        let wanted = CertificateParams::new(vec!["eve.example".to_owned()]).unwrap();
+        let request = wanted.serialize_request(&pair).unwrap().pem().unwrap();
+        let ip = "192.168.2.80".parse().unwrap();
+        let made = signed("calypso", &[ip], &ca, &request, Days(9)).unwrap();
+        use rustls::pki_types::pem::PemObject;
+        let der = rustls::pki_types::CertificateDer::from_pem_slice(made.cert.as_bytes()).unwrap();
+        assert!(signs(&der, &pair), "it is for the key of the request");
+        let card = Card::from_der(&der).unwrap();
+        assert_eq!(card.dns, ["calypso"]);
+        assert!(card.server && !card.client && !card.ca);
+        signed("calypso", &[ip], &ca, "rubbish", Days(9)).unwrap_err();
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! One file for each verb: its arguments, what it does, what it prints.
 
+pub mod audit;
 pub mod baseline;
 pub mod cleanup;
+pub mod check;
+pub mod completions;
 pub mod confirm;
 pub mod cordon;
 pub mod delete;
@@ -10,6 +13,8 @@ pub mod drain;
 pub mod faults;
 pub mod heal;
 pub mod history;
+pub mod install;
+pub mod man;
 pub mod pki;
 pub mod plan;
 pub mod reboot;
@@ -20,5 +25,6 @@ pub mod status;
 pub mod uncordon;
 pub mod undo;
 pub mod verify;
+pub mod uninstall;
 pub mod vps;
 pub mod watch;

@@ -3,15 +3,21 @@
 use crate::agent::{Agent, verdict};
 use crate::error::{CommandError, Outcome};
 use crate::exit::Exit;
+use crate::interrupt::interruptible;
 use crate::out::columns;
 use crate::session::Session;
 use crate::words;
-use futures_util::future::join_all;
 use serde::Serialize;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// An agent looks every few seconds: asking more often shows nothing more.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 const HELP: &str = "Examples:
   ctl status                  every node of the configuration
   ctl status calypso styx
+  ctl status --watch 10s
   ctl status -o json | jq -r '.nodes[] | select(.verdict != \"Healthy\").node'
 
 Exit codes: 0 all healthy, 1 an agent could not be asked, 3 a node is not healthy";
@@ -22,6 +28,9 @@ Exit codes: 0 all healthy, 1 an agent could not be asked, 3 a node is not health
 pub struct Args {
     /// Nodes [default: all]
     nodes: Vec<String>,
+    /// Ask again and again, until Ctrl-C
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, default_missing_value = "5s", value_parser = words::span)]
+    watch: Option<Duration>,
 }
 
 /// `-o json`.
@@ -51,11 +60,27 @@ struct NodeJson {
 /// Runs `ctl status`.
 pub async fn run(args: &Args, session: &Session) -> Outcome {
     let nodes = session.nodes(&args.nodes)?;
-    let asked = join_all(nodes.iter().map(|n| session.agent(n))).await;
+    let Some(span) = args.watch else { return once(&nodes, session).await };
+    let mut last = Exit::Done;
+    loop {
+        session.out.afresh();
+        match interruptible(once(&nodes, session)).await {
+            Some(exit) => last = exit?,
+            None => return Ok(last),
+        }
+        if interruptible(sleep(span.max(SHORTEST))).await.is_none() {
+            return Ok(last);
+        }
+    }
+}
+
+/// Asks every node once.
+async fn once(nodes: &[String], session: &Session) -> Outcome {
+    let asked = session.each(nodes).await;
     let mut exit = Exit::Done;
     let (mut rows, mut list) = (Vec::new(), Vec::new());
     let mut errors = Vec::new();
-    for (node, answer) in nodes.iter().zip(asked) {
+    for (node, answer) in asked {
         match answer {
             Ok(agent) => {
                 if !words::is_fine(verdict(agent.status.verdict)) && exit == Exit::Done {
@@ -66,13 +91,9 @@ pub async fn run(args: &Args, session: &Session) -> Outcome {
             }
             Err(error) => {
                 exit = Exit::Failed;
-                let cells = [node, "?", "-", "-", "-", "-", "its agent cannot be asked"];
+                let cells = [&*node, "?", "-", "-", "-", "-", "its agent cannot be asked"];
                 rows.push(cells.map(Into::into).to_vec());
-                list.push(NodeJson {
-                    node: node.clone(),
-                    error: Some(error.to_string()),
-                    ..NodeJson::default()
-                });
+                list.push(NodeJson { node, error: Some(error.to_string()), ..NodeJson::default() });
                 errors.push(error);
             }
         }

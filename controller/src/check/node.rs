@@ -1,0 +1,73 @@
+//! A node: its agent answers, is of our version, looks often, knows what well is, and shows a certificate that lasts.
+
+use super::{Answer, Group, Mark};
+use crate::agent::verdict;
+use crate::cli::VERSION;
+use crate::session::Session;
+use crate::words;
+
+/// The agent looks every 5 to 30 s.
+const STALE_MS: u64 = 90_000;
+/// A node's certificate is renewed by hand.
+const SOON_S: i64 = 14 * 86_400;
+
+/// Looks at what the agent said when it was reached.
+pub async fn look(session: &Session, node: &str, answer: Answer) -> Vec<Mark> {
+    let mut group = Group::new(node);
+    let agent = match answer {
+        Ok(agent) => agent,
+        Err(why) => {
+            group.wrong(&why);
+            return group.marks;
+        }
+    };
+    let s = &agent.status;
+    if node.is_empty() {
+        group.name = &s.node;
+    }
+    group.mark(Some(true), format!("its agent answers at {}", agent.via), "");
+    let same = if s.version == VERSION { Some(true) } else { None };
+    group.mark(
+        same,
+        format!("it is of version {}, and ctl of {VERSION}", s.version),
+        format!("ctl install {node} --ssh root@ADDRESS --upgrade"),
+    );
+    let fresh = s.age_ms < STALE_MS;
+    group.mark(
+        Some(fresh),
+        format!("its last look is {} old", words::span_ms(s.age_ms)),
+        "it may hang: journalctl -u lifeline-agent on the node",
+    );
+    let well = words::is_fine(verdict(s.verdict));
+    group.mark(
+        Some(well),
+        format!("it calls its node {}: {}", verdict(s.verdict).word(), s.summary),
+        format!("ctl diagnose {node}"),
+    );
+    let learnt = !s.baseline.starts_with("none");
+    group.mark(
+        Some(learnt),
+        format!("its baseline is {}", s.baseline),
+        "it learns when all is well; ctl baseline show says what differs",
+    );
+    let alone = match s.mode.as_str() {
+        "observe" => None,
+        _ => Some(true),
+    };
+    group.mark(
+        alone,
+        format!("in mode {}", s.mode),
+        "nothing guards the node by itself: mode = \"guard\" in its agent.toml",
+    );
+    match session.certificate(&agent.node).await {
+        Ok(Some(card)) => group.expiry(
+            "its certificate",
+            card.until_s,
+            SOON_S,
+            "ctl pki agent NODE … makes a new one; systemctl reload lifeline-agent takes it",
+        ),
+        Ok(None) => {}
+        Err(why) => group.wrong(&why),
+    }
+    group.marks
+}
