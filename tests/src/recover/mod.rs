@@ -115,7 +115,7 @@ fn act(
             thread::sleep(real::AFTERMATH);
             let missed = [view.missed(broken), other.missed(broken)];
             let ways = Way::ALL.map(|way| (way.told(), view.works(way)));
-            Ok((marks, typed, said, arguments, missed, ways, view.pods_not_ready()))
+            Ok((marks, typed, said, arguments, missed, ways, view.pods_not_ready(None)))
         })
     })?;
     let (marks, typed, said, arguments, missed, ways, pods) = seen;
