@@ -13,6 +13,9 @@ use crate::progress::Progress;
 use crate::run::{self, LIMIT};
 use crate::topology::{self, API, Kind, Machine};
 
+/// What the agent's messages mean, for `journalctl -x`.
+const CATALOG: &str = include_str!("../../systemd/lifeline.catalog");
+
 /// The operator's files on the laptop.
 #[must_use]
 pub fn operator_dir() -> PathBuf {
@@ -32,6 +35,7 @@ pub fn install(mode: &str, authority: &Authority, progress: &Progress) -> Result
             let layer = Layer::own(machine.name);
             layer.write("/etc/systemd/system/lifeline-agent.service", unit)?;
             layer.enable("lifeline-agent.service")?;
+            layer.write("/usr/local/lib/systemd/catalog/lifeline.catalog", CATALOG)?;
         }
     }
     configure_operator(&ca, authority, workers())?;

@@ -14,6 +14,7 @@ mod refusal;
 mod rented;
 mod rest;
 mod routing;
+mod trouble;
 mod upstream;
 
 use std::time::Instant;
@@ -61,6 +62,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             last::CASES,
             alone::CASES,
             rented::CASES,
+            trouble::CASES,
         ]
         .concat(),
         Gear::Real => [real::CASES, rented::CASES, cluster::CASES].concat(),
