@@ -99,7 +99,7 @@ fn remedy(e: &Evidence<'_>, _: &Finding, rung: Rung, _: u32) -> Vec<Want> {
                 out.extend(link_lost::restart(e, because));
             }
         }
-        Rung::Guard | Rung::Quiet | Rung::Reset | Rung::Reboot => {}
+        Rung::Guard | Rung::Quiet | Rung::Reset | Rung::Reboot | Rung::Controller => {}
     }
     out
 }
