@@ -15,7 +15,7 @@ use crate::space::Space;
 use crate::state::{Gear, Lock, Phase, State};
 use crate::sweep::{self, Leftovers};
 use crate::topology::{self, GATEWAY, Kind, Machine};
-use crate::{agent, disk, names, parts, process, real, root};
+use crate::{agent, disk, names, parts, process, real, root, ssh};
 
 /// `ctl heal` watches a node for half a minute after it is well again.
 const CTL_LIMIT: Duration = Duration::from_secs(180);
@@ -203,6 +203,7 @@ fn node_names() -> String {
 fn write_disks(binaries: &Path, state: &mut State, progress: &Progress) -> Result<()> {
     let authority = Authority::new()?;
     disk::write_common(binaries, state.gear)?;
+    ssh::allow(&disk::Layer::common())?;
     for machine in topology::nodes() {
         disk::write_own(machine, &authority, state.gear)?;
     }

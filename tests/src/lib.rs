@@ -22,6 +22,7 @@ pub mod recover;
 pub mod root;
 pub mod run;
 pub mod space;
+pub mod ssh;
 pub mod standin;
 pub mod state;
 pub mod status;

@@ -17,7 +17,7 @@ struct Part {
     why: &'static str,
 }
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     Part {
         program: "ip",
         package: "iproute2",
@@ -36,6 +36,7 @@ const PARTS: [Part; 8] = [
         why: "loads the kernel's netfilter, which containers share",
     },
     Part { program: "nft", package: "nftables", why: "shows native rules to the tests" },
+    Part { program: "ssh", package: "openssh-client", why: "reaches nodes as an operator does" },
     Part { program: "ping", package: "iputils-ping", why: "looks at nodes from the laptop" },
     Part {
         program: "conntrack",

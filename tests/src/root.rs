@@ -165,8 +165,9 @@ impl Recipe {
             hint: format!("add a `deb` line for {codename} main"),
         })?;
         let mut packages = PACKAGES.to_vec();
-        if gear == Gear::Real {
-            packages.extend(REAL_PACKAGES);
+        match gear {
+            Gear::Quick => packages.push("openssh-server"),
+            Gear::Real => packages.extend(REAL_PACKAGES),
         }
         Ok(Self { id, codename, mirror, packages })
     }

@@ -18,5 +18,6 @@ for f in "$at" "$at.old" "$at.new" /etc/lifeline /var/lib/lifeline /run/lifeline
   /etc/systemd/system/lifeline-agent.service /etc/systemd/system/multi-user.target.wants/lifeline-agent.service; do
   if [ -e "$f" ] || [ -L "$f" ]; then echo "$f"; fi
 done
-systemctl list-units --all --plain --no-legend 'lifeline-*' | awk '{ print "unit " $1 }'
+# A unit that is "not-found" is a name in somebody else's ordering.
+systemctl list-units --all --plain --no-legend 'lifeline-*' | awk '$2 != "not-found" { print "unit " $1 }'
 { ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; } 2>/dev/null | grep 'proto 213' || true

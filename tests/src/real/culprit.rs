@@ -86,6 +86,14 @@ impl Variant {
     }
 }
 
+impl Variant {
+    /// The manifest with addresses of nobody: for those that only read it.
+    #[must_use]
+    pub fn example(self) -> String {
+        self.manifest("http://192.0.2.1:31544", "100.64.0.1")
+    }
+}
+
 /// Applies it, as somebody did on 13 October.
 pub fn apply(variant: Variant) -> Result<()> {
     tailnet::advertise(if variant.accept_routes { tailnet::OVERLAP } else { "" })?;

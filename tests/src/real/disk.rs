@@ -11,7 +11,7 @@ use crate::disk::Layer;
 use crate::error::{Doing, LabError, Result};
 use crate::pki::{Authority, Pair};
 use crate::topology::{Kind, Machine};
-use crate::{agent, names, run};
+use crate::{names, run};
 
 /// One program, called by the name of the part it is to be.
 const KUBE: [&str; 7] = [
@@ -77,8 +77,6 @@ pub fn write_common(programs: &Programs, root: &Path) -> Result<()> {
         "/etc/systemd/system/lab-furniture.service",
         include_str!("units/furniture.service"),
     )?;
-    layer.write("/etc/ssh/sshd_config.d/lab.conf", "PasswordAuthentication no\nUseDNS no\n")?;
-    layer.write_secret("/root/.ssh/authorized_keys", ssh_key()?)?;
     write_images(&layer, programs, root)
 }
 
@@ -130,27 +128,6 @@ fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
         return Ok(());
     }
     fs::copy(from, to).map(drop).doing(|| format!("copy {} to {}", from.display(), to.display()))
-}
-
-/// The operator's key, made once per lab.
-fn ssh_key() -> Result<String> {
-    let key = ssh_key_path();
-    let public = key.with_extension("pub");
-    if !public.is_file() {
-        if let Some(dir) = key.parent() {
-            fs::create_dir_all(dir).doing(|| format!("make {}", dir.display()))?;
-        }
-        let file = key.to_string_lossy();
-        let args = ["-q", "-t", "ed25519", "-N", "", "-C", "operator of the lab", "-f", &file];
-        run::host("ssh-keygen", &args)?.success()?;
-    }
-    fs::read_to_string(&public).doing(|| format!("read {}", public.display()))
-}
-
-/// The private half of the operator's key for the nodes' sshd.
-#[must_use]
-pub fn ssh_key_path() -> PathBuf {
-    agent::operator_dir().join("id_ed25519")
 }
 
 /// The control plane's units, keys and access.

@@ -13,7 +13,7 @@ use super::captor::Captor;
 use super::culprit::{self, Variant};
 use super::judge::{CAPTURE, CAPTURES, KEPT, KUBE, LOST, MORNING, NONE, OWN, PODS, READY, REPORT};
 use super::view::{View, Way};
-use super::{cluster, disk, faults, itself, judge};
+use super::{cluster, faults, itself, judge};
 use crate::bench::probe::{Probe, Sent};
 use crate::incident::{self, Act, NODE, path::Path};
 use crate::lab::Lab;
@@ -215,7 +215,7 @@ pub(super) fn laptop(lab: &Lab, line: &str, progress: &Progress) -> anyhow::Resu
 
 /// Whether a command by ssh gets through, from one of the lab's bare namespaces.
 pub fn ssh(lab: &Lab, from: &str, address: &str, command: &str) -> anyhow::Result<bool> {
-    let key = disk::ssh_key_path().display().to_string();
+    let key = crate::ssh::key_path().display().to_string();
     let to = format!("root@{address}");
     let argv = [
         "ssh",

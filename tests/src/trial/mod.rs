@@ -4,6 +4,7 @@ mod alone;
 mod cluster;
 mod crash;
 mod filter;
+mod fleet;
 mod ground;
 mod heal;
 mod kubelet;
@@ -63,9 +64,10 @@ pub fn all(gear: Gear) -> Vec<Case> {
             alone::CASES,
             rented::CASES,
             trouble::CASES,
+            fleet::CASES,
         ]
         .concat(),
-        Gear::Real => [real::CASES, rented::CASES, cluster::CASES].concat(),
+        Gear::Real => [real::CASES, rented::CASES, cluster::CASES, fleet::REAL].concat(),
     }
 }
 
