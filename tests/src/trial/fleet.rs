@@ -233,7 +233,7 @@ fn judged() -> Verdict {
     }
     let own = culprit::Variant { own_network: true, ..Default::default() }.example();
     let benign = [
-        ("a VPN in a network of its own", own.clone()),
+        ("a VPN in a network of its own", own),
         ("kube-proxy's like", peers.replace(culprit::SPACE, "kube-system")),
         (
             "an exporter in its node's network",
@@ -249,7 +249,7 @@ fn judged() -> Verdict {
             return Err(format!("{what} was refused: {}", out.stderr));
         }
     }
-    let pods = cluster::kubectl(&[
+    let checked = cluster::kubectl(&[
         "get",
         "validatingadmissionpolicy",
         "lifeline-host-network",
@@ -257,8 +257,8 @@ fn judged() -> Verdict {
         "jsonpath={.status.typeChecking}",
     ])
     .map_err(told)?;
-    if pods.stdout.contains("warning") {
-        return Err(format!("the API server has doubts about the expressions: {}", pods.stdout));
+    if checked.stdout.contains("warning") {
+        return Err(format!("the API server has doubts about the expressions: {}", checked.stdout));
     }
     Ok(())
 }
