@@ -241,7 +241,7 @@ fn vault() -> Result<()> {
 /// The laptop's own ssh would look for keys where the person at this machine has his.
 fn wrap_ssh() -> Result<()> {
     let config = dir().join("ssh_config");
-    let key = real::disk::ssh_key_path();
+    let key = crate::ssh::key_path();
     let text = format!(
         "IdentityFile {}\nIdentitiesOnly yes\nBatchMode yes\nConnectTimeout 5\nStrictHostKeyChecking no\n\
          UserKnownHostsFile /dev/null\nLogLevel ERROR\n",
