@@ -108,6 +108,8 @@ async fn a_dead_node_is_drained_without_waiting_for_what_nobody_can_say() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_node_gets_back_what_it_was_when_it_registers_again() {
     let Some(control) = shared() else { return };
+    // Pods can be placed there whatever becomes of the other.
+    control.node("stays", "True").unwrap();
     control.node("returns", "Unknown").unwrap();
     kubectl(control, &["label", "node", "returns", "gpu=yes"]);
     kubectl(control, &["taint", "node", "returns", "gpu=yes:NoSchedule"]);
