@@ -6,10 +6,10 @@ mod agent;
 mod desk;
 mod story;
 
-#[cfg(target_os = "linux")]
-mod cleanup;
 mod audit;
 mod check;
+#[cfg(target_os = "linux")]
+mod cleanup;
 mod config;
 #[cfg(target_os = "linux")]
 mod control;

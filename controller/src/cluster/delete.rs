@@ -164,7 +164,7 @@ pub async fn restore(
 mod tests {
     use super::*;
 
-    fn node(name: &str, ready: &str, labels: serde_json::Value) -> NodeFact {
+    fn node(name: &str, ready: &str, labels: &serde_json::Value) -> NodeFact {
         let node = json!({"metadata": {"name": name, "uid": name, "labels": labels},
             "status": {"conditions": [{"type": "Ready", "status": ready}]}});
         serde_json::from_value::<Node>(node).unwrap().into()
@@ -173,9 +173,9 @@ mod tests {
     #[test]
     fn the_control_plane_and_the_last_node_pods_can_be_placed_on_are_refused() {
         let server =
-            node("tethys", "True", json!({"node-role.kubernetes.io/control-plane": "true"}));
-        let dead = node("styx", "Unknown", json!({}));
-        let last = node("calypso", "True", json!({}));
+            node("tethys", "True", &json!({"node-role.kubernetes.io/control-plane": "true"}));
+        let dead = node("styx", "Unknown", &json!({}));
+        let last = node("calypso", "True", &json!({}));
         let all = [server.clone(), dead.clone(), last.clone()];
         assert!(check(&server, &all).unwrap_err().why.contains("control plane"));
         assert_eq!(check(&dead, &all).unwrap(), ["tethys", "calypso"]);

@@ -230,7 +230,7 @@ mod tests {
     use k8s_openapi::api::core::v1::Node;
     use serde_json::json;
 
-    fn pod(meta: serde_json::Value, volumes: serde_json::Value) -> PodFact {
+    fn pod(meta: &serde_json::Value, volumes: &serde_json::Value) -> PodFact {
         let mut pod = json!({"metadata": meta, "spec": {"containers": [], "volumes": volumes}});
         pod["metadata"]["namespace"] = json!("a");
         serde_json::from_value::<Pod>(pod).unwrap().into()
@@ -246,13 +246,13 @@ mod tests {
         let scratch = json!([{"name": "v", "emptyDir": {}}]);
         let pods = vec![
             pod(
-                json!({"name": "mirror", "annotations": {"kubernetes.io/config.mirror": "x"}}),
-                json!([]),
+                &json!({"name": "mirror", "annotations": {"kubernetes.io/config.mirror": "x"}}),
+                &json!([]),
             ),
-            pod(json!({"name": "set", "ownerReferences": owner("DaemonSet")}), scratch.clone()),
-            pod(json!({"name": "web", "ownerReferences": owner("ReplicaSet")}), json!([])),
-            pod(json!({"name": "cache", "ownerReferences": owner("ReplicaSet")}), scratch.clone()),
-            pod(json!({"name": "bare"}), scratch),
+            pod(&json!({"name": "set", "ownerReferences": owner("DaemonSet")}), &scratch),
+            pod(&json!({"name": "web", "ownerReferences": owner("ReplicaSet")}), &json!([])),
+            pod(&json!({"name": "cache", "ownerReferences": owner("ReplicaSet")}), &scratch),
+            pod(&json!({"name": "bare"}), &scratch),
         ];
         let names =
             |list: &[(String, String)]| list.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();

@@ -56,9 +56,8 @@ impl Binary {
         let bytes = std::fs::read(&path)
             .map_err(|source| BinaryError::Read { path: path.clone(), source })?;
         // ELF, 64 bits; at byte 18 the machine (elf(5), e_machine).
-        let machine = match (bytes.get(..5), bytes.get(18..20)) {
-            (Some(b"\x7fELF\x02"), Some(machine)) => machine,
-            _ => return Err(BinaryError::Alien { path }),
+        let (Some(b"\x7fELF\x02"), Some(machine)) = (bytes.get(..5), bytes.get(18..20)) else {
+            return Err(BinaryError::Alien { path });
         };
         let arch = match machine {
             [62, 0] => "x86_64",

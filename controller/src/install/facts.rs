@@ -87,9 +87,10 @@ impl Facts {
             ),
             point(
                 Some(clock.is_some_and(|c| c.abs() < CLOCK_S)),
-                clock.map_or("its clock cannot be read".into(), |c| {
-                    format!("its clock differs by {c} s from this one")
-                }),
+                clock.map_or_else(
+                    || "its clock cannot be read".into(),
+                    |c| format!("its clock differs by {c} s from this one"),
+                ),
                 "certificates need clocks that agree: set it right first",
             ),
             point(

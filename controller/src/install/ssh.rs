@@ -133,7 +133,8 @@ impl Ssh {
                 .find(|(_, f)| f == wanted)
                 .ok_or_else(|| self.other(&shown(), wanted))?,
             None => {
-                let best = keys.iter().find(|(l, _)| l.contains("ssh-ed25519")).or(keys.first());
+                let best =
+                    keys.iter().find(|(l, _)| l.contains("ssh-ed25519")).or_else(|| keys.first());
                 let Some(best) = best else {
                     return Err(SshError::Unreached {
                         target: self.target.clone(),

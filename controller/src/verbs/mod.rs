@@ -2,8 +2,8 @@
 
 pub mod audit;
 pub mod baseline;
-pub mod cleanup;
 pub mod check;
+pub mod cleanup;
 pub mod completions;
 pub mod confirm;
 pub mod cordon;
@@ -24,7 +24,7 @@ pub mod rights;
 pub mod status;
 pub mod uncordon;
 pub mod undo;
-pub mod verify;
 pub mod uninstall;
+pub mod verify;
 pub mod vps;
 pub mod watch;

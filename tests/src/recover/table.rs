@@ -119,7 +119,9 @@ pub fn table(acts: &[Act]) -> String {
     }
     text += &row("pods of calypso not ready", &|a| a.pods.to_string());
     text += &row("differences left on calypso", &|a| a.left.len().to_string());
-    text += &row("  of these kube-proxy's own", &|a| a.left.iter().filter(|d| is_rewritten(d)).count().to_string());
+    text += &row("  of these kube-proxy's own", &|a| {
+        a.left.iter().filter(|d| is_rewritten(d)).count().to_string()
+    });
     text += &row("  of these folders that the workload keeps", &|a| {
         a.left.iter().filter(|d| is_kept(d)).count().to_string()
     });

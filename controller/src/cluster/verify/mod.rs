@@ -216,7 +216,7 @@ mod tests {
         serde_json::from_value::<Node>(node).unwrap().into()
     }
 
-    fn pod(node: &str, status: serde_json::Value) -> Pod {
+    fn pod(node: &str, status: &serde_json::Value) -> Pod {
         serde_json::from_value(
             json!({"metadata": {"name": "web", "namespace": "apps", "labels": {"app": "web"}},
             "spec": {"nodeName": node, "containers": []}, "status": status}),
@@ -229,7 +229,7 @@ mod tests {
         let nodes = [node("calypso", "True"), node("styx", "Unknown")];
         let runs = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
         let wanted = Workload { namespace: "apps".into(), selector: "app=web".into(), ready: 1 };
-        let on = |n: &str| [pod(n, runs.clone())];
+        let on = |n: &str| [pod(n, &runs)];
         assert_eq!(workload(&on("calypso"), &nodes, &wanted).said, Said::Good);
         assert_eq!(workload(&on("styx"), &nodes, &wanted).said, Said::Bad);
         assert!(running(&on("styx"), &nodes).detail.contains("its node is not heard"));
@@ -239,7 +239,7 @@ mod tests {
     fn a_pod_that_crashes_is_bad_whatever_its_phase_says() {
         let crash = json!({"phase": "Running", "containerStatuses": [{"name": "c", "ready": false, "image": "",
             "imageID": "", "restartCount": 9, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]});
-        let said = running(&[pod("calypso", crash)], &[node("calypso", "True")]);
+        let said = running(&[pod("calypso", &crash)], &[node("calypso", "True")]);
         assert!(said.said == Said::Bad && said.detail.contains("CrashLoopBackOff"), "{said:?}");
     }
 
