@@ -105,7 +105,7 @@ pub enum Verb {
     Recover(verbs::recover::Args),
     /// Look at the nodes' machines at the provider, restart, rescue or rebuild them
     Vps(verbs::vps::Args),
-    /// Remove a namespace that does not go, what is left of one, or a workload that must stop
+    /// Remove a stuck namespace, what is left of one, or a workload that must stop
     Cleanup(verbs::cleanup::Args),
     /// Place no more pods on a node
     Cordon(verbs::cordon::Args),
