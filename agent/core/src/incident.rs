@@ -247,7 +247,12 @@ pub fn climb(
         let lacks = incident.consent.lacks(&plan);
         return if lacks.is_empty() { Climb::Plan(plan) } else { Climb::Ask(plan, lacks) };
     }
-    let remains = remains(incident, &Evidence::of(seen, base, policy));
+    let how = if diag.verdict == Verdict::Healthy {
+        "was asked, lets go and still runs, kept by"
+    } else {
+        "is kept by"
+    };
+    let remains = remains(incident, &Evidence::of(seen, base, policy), how);
     let end = finish(incident, diag, now, spent, &remains);
     let Climb::Close(Ending::Unwell, text) = end else { return end };
     last_resort(incident, seen, base, policy, diag).unwrap_or_else(|why| {
@@ -302,8 +307,9 @@ fn last_resort(
     Err(why_not.join("; "))
 }
 
-/// A culprit that was asked and obeys lives on. Whoever reads the end has to know, for only they can end it for good.
-fn remains(incident: &Incident, e: &Evidence<'_>) -> String {
+/// A culprit that was asked and obeys lives on, and one that was stopped is started again. Whoever reads the end has to know by
+/// whom, for only they can end it for good.
+fn remains(incident: &Incident, e: &Evidence<'_>, how: &str) -> String {
     if incident.attempts(Rung::Quiet) == 0 {
         return String::new();
     }
@@ -312,7 +318,7 @@ fn remains(incident: &Incident, e: &Evidence<'_>) -> String {
         let keeper = p.keeper()?;
         let name = p.exe.rsplit('/').next().unwrap_or(&p.exe).to_string();
         let (pid, good) = (p.pid, keeper.for_good());
-        Some(alloc::format!("; {name} (pid {pid}) was asked, lets go and still runs, kept by {keeper}; for good: {good}"))
+        Some(alloc::format!("; {name} (pid {pid}) {how} {keeper}; for good: {good}"))
     });
     told.collect()
 }
@@ -372,7 +378,7 @@ fn finish(
             Climb::Close(
                 Ending::Unwell,
                 alloc::format!(
-                    "{}; each repair was tried {ATTEMPTS} times and it came back",
+                    "{}; each repair was tried {ATTEMPTS} times and it came back{remains}",
                     diag.summary
                 ),
             )

@@ -1,4 +1,4 @@
-//! From rung to rung: a repair that never took is no recovery, however well the node is.
+//! From rung to rung: a repair that never took is no recovery, however well the node is, and who undoes it is named.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod case;
@@ -30,5 +30,30 @@ fn what_could_not_be_cleaned_however_often_it_was_tried_is_no_recovery() {
     match climb(&mut incident, &seen, &base, &policy, &diag) {
         Climb::Close(Ending::Unwell, why) => assert!(why.contains("in vain"), "{why}"),
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn when_a_culprit_came_back_each_time_the_end_names_who_keeps_it_and_what_ends_it_for_good() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/r1-in-a-pod");
+    let (mut seen, base) = (case::observation(&case).unwrap(), case::baseline_of(&case).unwrap());
+    let policy = Policy::default();
+    let diag = judge(&seen, &base, &policy);
+    seen.taken.boot = "b".into();
+    let all = Consent { rung: 4, ..Consent::default() };
+    let mut incident = Incident::new("i".into(), seen.taken.clone(), "o".into(), all, 0);
+    for n in 0..ATTEMPTS {
+        let (id, ending) = (n.to_string(), Ending::Recovered);
+        incident.runs.push(Run { id, rung: Rung::Quiet, ending, at: seen.taken.clone() });
+        seen.taken.ms += 60_000;
+    }
+    let end = climb(&mut incident, &seen, &base, &policy, &diag);
+    let Climb::Close(Ending::Unwell, why) = end else { panic!("{end:?}") };
+    assert!(why.contains("it came back; tailscaled (pid 4711) is kept by pod"), "{why}");
+    for named in [
+        "pod tailscale-system/tailscale-worker-x7k2p of DaemonSet tailscale-worker",
+        "for good: kubectl -n tailscale-system delete daemonset tailscale-worker",
+    ] {
+        assert!(why.contains(named), "{why}");
     }
 }
