@@ -82,7 +82,7 @@ fn watched(lab: &Lab, report: &File, alone: Duration, progress: &Progress) -> an
             let seen = stand_by(lab, &nodes, alone, progress)?;
             let missed = views.iter().map(|v| v.missed(seen.begun)).sum();
             let not_ready = views.iter().any(|v| v.left_ready(seen.begun));
-            let left = witness::diff(&before, &incident::snapshot(&nodes[0])?);
+            let left = judge::readable(witness::diff(&before, &incident::snapshot(&nodes[0])?));
             incident::tell_left("by itself, while the culprit lives", &left, progress);
             let told = told(lab, report, &seen.own[0], progress)?;
             let own = seen.own.iter().map(Vec::len).sum();

@@ -3,7 +3,7 @@
 use super::view::Way;
 use crate::incident::Act;
 use crate::trial::is_tailscales;
-use crate::witness::Difference;
+use crate::witness::{Difference, Kind};
 
 pub(super) const CAPTURE: &str = "seconds from DaemonSet to capture";
 pub(super) const CAPTURES: &str = "times the exit node took the default route";
@@ -31,7 +31,7 @@ pub fn judge(acts: &[Act]) -> Result<(), String> {
     let strange = operator.left.iter().filter(|d| !is_rewritten(d) && !super::faults::is_kept(d));
     wrong.extend(strange.map(|d| format!("by operator differs from before: {d}")));
     let ours = |d: &Difference| d.to_string().contains("proto 213");
-    let own = |d: &Difference| is_tailscales(d) || is_rewritten(d) || ours(d);
+    let own = |d: &Difference| is_the_culprits(d) || is_rewritten(d) || ours(d);
     let strange = itself.left.iter().filter(|d| !own(d));
     wrong.extend(strange.map(|d| format!("by itself differs from before: {d}")));
     if itself.missed > 0 || itself.not_ready {
@@ -57,6 +57,22 @@ pub fn judge(acts: &[Act]) -> Result<(), String> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
+/// What a living culprit keeps: Tailscale's rules, its marks as nft shows them, and its pod's processes.
+fn is_the_culprits(d: &Difference) -> bool {
+    let mark = d.line.contains("16711680");
+    let base = d.line.starts_with("chain ip mangle ") || d.line.starts_with("chain ip6 mangle ");
+    let pods = ["containerd-shim-runc-v2", "/bin/sleep 2147483647"];
+    let process = d.kind == Kind::Processes && pods.iter().any(|p| d.line.contains(p));
+    is_tailscales(d) || process || (d.source == "nft" && (mark || base))
+}
+
+/// A look that was cut short is no look: iptables stops at a rule of nft's own, and nft's look shows them all.
+pub(super) fn readable(left: Vec<Difference>) -> Vec<Difference> {
+    let short = |d: &&Difference| d.line.contains("could not be read whole");
+    let cut: Vec<String> = left.iter().filter(short).map(|d| d.source.clone()).collect();
+    left.into_iter().filter(|d| !cut.contains(&d.source)).collect()
+}
+
 /// Rules that kube-proxy itself writes anew. It follows pods' addresses, which a rebooted node deals anew; a difference it is all
 /// the same, and is shown.
 pub(crate) fn is_rewritten(difference: &Difference) -> bool {
@@ -69,7 +85,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::witness::{Change, Kind};
+    use crate::witness::Change;
 
     fn act(name: &'static str, left: &[&str], cluster: &[(&'static str, &str)]) -> Act {
         let line = |l: &&str| Difference {
@@ -102,6 +118,14 @@ mod tests {
             Ok(())
         );
         assert!(judged(&["100: from all lookup 7"], &[]).is_err());
+    }
+
+    #[test]
+    fn a_look_that_was_cut_short_counts_for_nothing() {
+        let mut left = act("", &["(could not be read whole)", "chain X"], &[]).left;
+        left.push(Difference { source: "nft".to_owned(), ..left[1].clone() });
+        let readable = readable(left);
+        assert_eq!(readable.iter().map(|d| d.source.as_str()).collect::<Vec<_>>(), ["nft"]);
     }
 
     #[test]
