@@ -4,6 +4,7 @@
 
 pub mod act;
 pub mod alone;
+pub mod aside;
 pub mod children;
 pub mod clock;
 pub mod config;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use lifeline_core::net::Family;
 use lifeline_core::observation::{Backend, Dialect, NfTable};
 
+use crate::aside::aside;
 use crate::children::{Call, ChildError, Ran};
 use crate::netlink::{NetlinkError, inet_tables, nft_tables};
 
@@ -153,10 +154,11 @@ pub async fn read(
             if ran.stderr.contains("does not exist") {
                 return Ok(None);
             }
-            parse_save(&checked_save(ran, backend)?, backend, family)?
+            let text = checked_save(ran, backend)?;
+            aside(move || parse_save(&text, backend, family)).await?
         }
         Dialect::Nft => match list(nft_family(family), table).await? {
-            Some(text) => parse_nft(&text, family)?,
+            Some(text) => aside(move || parse_nft(&text, family)).await?,
             None => return Ok(None),
         },
     };
@@ -179,7 +181,7 @@ pub async fn read_inet() -> Result<Vec<NfTable>, ReadError> {
     for name in inet_tables().await.map_err(|source| ReadError::Tables { source })? {
         // One that has gone since is not there.
         if let Some(text) = list(INET, &name).await? {
-            tables.extend(parse_inet(&text)?);
+            tables.extend(aside(move || parse_inet(&text)).await?);
         }
     }
     Ok(tables)

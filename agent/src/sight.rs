@@ -3,6 +3,7 @@
 //! Readers share looks: whoever asks while one is under way waits for the next, so that a hundred callers cost two looks.
 //! No reader ever waits for a recovery.
 
+use crate::aside::aside;
 use crate::clock::Clock;
 use crate::event;
 use crate::lines;
@@ -112,12 +113,17 @@ impl<N: Node> Sight<N> {
             Ok(seen) => (seen, false),
             Err(_) => (blind(self.clock.now(), "the look did not end in time"), true),
         };
-        // A baseline made from what is there permits guards only.
-        let base = base.unwrap_or_else(|| Arc::new(self.node.derive(&seen)));
-        let diagnosis = self.node.judge(&seen, &base, &self.policy);
+        let (node, policy) = (self.node.clone(), self.policy.clone());
+        let (seen, base, diagnosis) = aside(move || {
+            // A baseline made from what is there permits guards only.
+            let base = base.unwrap_or_else(|| Arc::new(node.derive(&seen)));
+            let diagnosis = node.judge(&seen, &base, &policy);
+            (Arc::new(seen), base, diagnosis)
+        })
+        .await;
         self.node.heed(&diagnosis, &base);
         let glance = Glance {
-            seen: Arc::new(seen),
+            seen,
             base,
             diagnosis: Arc::new(diagnosis),
             began,

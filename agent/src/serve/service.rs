@@ -1,5 +1,6 @@
 //! The calls. Each asks who calls, takes the value it needs from that, and hands on; nothing is decided here.
 
+use crate::aside::aside;
 use crate::roles::{Caller, Operator, Refused, Viewer};
 use crate::runs::book::Asked;
 use crate::runs::story::Story;
@@ -151,7 +152,9 @@ impl<N: Node> Lifeline for Service<N> {
     async fn plan(&self, request: Request<wire::PlanRequest>) -> Answer<wire::PlanReply> {
         let who = self.viewer(&request)?;
         let glance = self.sight.fresh().await;
-        let plans = self.node.forecast(&glance.seen, &glance.base, &self.policy, &glance.diagnosis);
+        let (node, policy, asked) = (self.node.clone(), self.policy.clone(), glance.clone());
+        let plans =
+            aside(move || node.forecast(&asked.seen, &asked.base, &policy, &asked.diagnosis)).await;
         let mut rungs = Vec::new();
         let astray = matches!(glance.diagnosis.verdict, Verdict::Captured | Verdict::Lost);
         if !plans.is_empty() || glance.diagnosis.guarded || astray {
