@@ -34,6 +34,7 @@ mod rented;
 mod rights;
 #[cfg(target_os = "linux")]
 mod secrets;
+mod ssh;
 #[cfg(target_os = "linux")]
 mod verify;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,80 @@
+//! SSH as another way to the agent. The `ssh` here is a small program that does what `-L` does with a socket that is on the
+//! same machine; the real one is met in the lab.
+
+use crate::agent::StandIn;
+use crate::desk::Desk;
+use crate::story::Story;
+
+/// Nobody listens there.
+const DEAD: &str = "127.0.0.1:1";
+
+async fn desk(ssh: &str) -> Desk {
+    let desk = Desk::new().await;
+    desk.configure(&[DEAD.parse().unwrap()]);
+    let config = desk.read("ctl.toml");
+    desk.write("ctl.toml", &format!("{config}ssh = \"root@192.0.2.80\"\n"));
+    desk.program("ssh", ssh);
+    desk
+}
+
+/// Notes its arguments, and brings the socket here.
+fn carries(desk: &Desk) -> String {
+    let (log, socket) = (desk.path("ssh.log"), desk.path("agent.sock"));
+    format!(
+        "echo \"$@\" >>{}\nwhile [ \"$1\" != -L ]; do shift; done\nln -s {} \"${{2%%:*}}\"\nexec sleep 60",
+        log.display(),
+        socket.display()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_port_is_dead_is_healed_through_ssh() {
+    let desk = desk("exit 9").await;
+    desk.program("ssh", &carries(&desk));
+    let agent = StandIn::captured(vec![Story::recovered()]).serve_unix(&desk, "agent.sock");
+    let json = desk.ctl(&["heal", "calypso", "--yes", "-o", "json"]).await.exits(0).json();
+    assert_eq!((&json["via"], &json["result"]), (&"ssh root@192.0.2.80".into(), &"done".into()));
+    assert_eq!(agent.consents().len(), 1);
+    let asked = desk.read("ssh.log");
+    let asked = asked.lines().next().unwrap();
+    for part in ["BatchMode=yes", ":/run/lifeline/agent.sock", "-- root@192.0.2.80"] {
+        assert!(asked.contains(part), "{asked}");
+    }
+    let left = asked.split(" -L ").nth(1).unwrap().split(':').next().unwrap();
+    assert!(!std::path::Path::new(left).exists(), "the socket is gone with the command");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_is_told_with_its_own_reason() {
+    let desk = desk("echo 'root@192.0.2.80: Permission denied (publickey).' >&2; exit 255").await;
+    let ran = desk.ctl(&["diagnose", "calypso"]).await.exits(1);
+    ran.says("127.0.0.1:1  connect:")
+        .says("ssh root@192.0.2.80  root@192.0.2.80: Permission denied (publickey).");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_does_not_run_is_started_over_ssh_and_then_heals() {
+    let desk = desk("exit 9").await;
+    let started = desk.path("started");
+    let script = format!(
+        "case \"$*\" in *'systemctl start lifeline-agent.service'*) touch {0}; exit 0;; esac\n\
+         [ -e {0} ] || {{ echo 'connect to host: Connection refused' >&2; exit 255; }}\n{1}",
+        started.display(),
+        carries(&desk)
+    );
+    desk.program("ssh", &script);
+    StandIn::captured(vec![Story::recovered()]).serve_unix(&desk, "agent.sock");
+    let args = ["recover", "--yes", "--report", "r.md", "-o", "json"];
+    let json = desk.ctl(&args).await.exits(3).json();
+    let said = json["nodes"][0]["said"].as_str().unwrap();
+    assert_eq!(said, "well again, by its agent, started over SSH", "{json}");
+    assert!(desk.read("r.md").contains("start calypso's agent over SSH"));
+}
+
+#[tokio::test]
+async fn what_ssh_would_take_for_an_option_is_refused() {
+    let desk = desk("exit 9").await;
+    let config = desk.read("ctl.toml").replace("root@192.0.2.80", "-oProxyCommand=x");
+    desk.write("ctl.toml", &config);
+    desk.ctl(&["diagnose", "calypso"]).await.exits(2).says("is no destination of ssh");
+}
