@@ -1,6 +1,8 @@
 //! Phase 8: the cluster as a whole: every node, every pod that is meant to run, and each agent's own look at its routing.
 
 use crate::cluster::Cluster;
+use crate::cluster::verify::{self, Said};
+use crate::config::verify::Verify;
 use crate::obstacle::chain;
 use crate::session::Session;
 use crate::sight::Sight;
@@ -30,12 +32,19 @@ pub async fn settle(
     nodes: &[String],
     unwell_before: &[String],
 ) -> Result<Checked, String> {
+    let wanted = session.config.as_ref().map(|c| c.verify.clone()).unwrap_or_default();
     let Some(cluster) = cluster else {
         return Err("the cluster cannot be verified: no API server could be asked".to_owned());
     };
     let begun = Instant::now();
     loop {
-        let checked = once(session, cluster, nodes, unwell_before).await;
+        let mut checked = once(session, cluster, nodes, unwell_before, wanted.nodes).await;
+        // Questions that are asked by pods of their own are asked when nothing else is out of order.
+        if let Ok(c) = &mut checked
+            && c.well
+        {
+            configured(session, cluster, &wanted, c).await;
+        }
         match &checked {
             Ok(c) if c.well => return checked,
             _ if begun.elapsed() > SETTLE => return checked,
@@ -44,11 +53,28 @@ pub async fn settle(
     }
 }
 
+/// Workloads, logs, reach and remnants, as `[verify]` says; nodes and pods have been looked at, by what they were before.
+async fn configured(session: &Session, cluster: &Cluster, wanted: &Verify, checked: &mut Checked) {
+    let out = session.out;
+    let mut say = |line: String| out.say(line);
+    let checks = verify::look(cluster, wanted, &mut say).await;
+    for check in checks.into_iter().filter(|c| c.what != "nodes" && c.what != "pods") {
+        let said = match check.said {
+            Said::Good => "good",
+            Said::Bad => "bad",
+            Said::Unknown => "unknown",
+        };
+        checked.well &= check.said == Said::Good;
+        checked.words = format!("{}; {}: {said}, {}", checked.words, check.what, check.detail);
+    }
+}
+
 async fn once(
     session: &Session,
     cluster: &Cluster,
     agents: &[String],
     unwell_before: &[String],
+    enough: Option<usize>,
 ) -> Result<Checked, String> {
     let nodes = cluster.nodes().await.map_err(|e| chain(&e))?;
     let names: Vec<String> = nodes.into_iter().filter_map(|n| n.metadata.name).collect();
@@ -60,12 +86,14 @@ async fn once(
     }));
     let (sights, told) = tokio::join!(sights, told);
     let mut wrong = Vec::new();
-    let (mut ready, mut pods) = (0, 0);
-    for (name, sight) in names.iter().zip(sights) {
-        let sight = sight.map_err(|e| chain(&e))?;
-        ready += u32::from(sight.ready == Some(true) && sight.taints.is_empty());
-        pods += sight.pods.len();
-        wrong.extend(lacks(name, &sight, unwell_before));
+    let sights: Vec<Sight> = sights.into_iter().collect::<Result<_, _>>().map_err(|e| chain(&e))?;
+    let heard = |s: &Sight| s.ready == Some(true) && s.taints.is_empty();
+    let ready = sights.iter().filter(|s| heard(s)).count();
+    let pods: usize = sights.iter().map(|s| s.pods.len()).sum();
+    // Fewer may be enough, where the configuration says so: who is not heard is then no fault of the cluster's.
+    let enough = enough.is_some_and(|n| ready >= n);
+    for (name, sight) in names.iter().zip(&sights).filter(|(_, s)| heard(s) || !enough) {
+        wrong.extend(lacks(name, sight, unwell_before));
     }
     for (name, told) in agents.iter().zip(told) {
         match told {

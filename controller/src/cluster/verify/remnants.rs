@@ -4,7 +4,7 @@ use super::{Check, Said};
 use crate::cluster::inventory::{self, Object};
 use crate::cluster::{AT_ONCE, Cluster, kinds, quiet};
 use crate::words::count;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 
 /// Looks at every object of every kind, roles and definitions too.
 pub async fn look(cluster: &Cluster, word: &str) -> Check {
@@ -15,11 +15,14 @@ pub async fn look(cluster: &Cluster, word: &str) -> Check {
     };
     let mut seen = inventory::look(cluster, &kinds, None).await;
     let wide = kinds.all.into_iter().filter(|k| !k.namespaced);
-    let asked = stream::iter(wide).map(|kind| async move {
+    let one = |kind: kinds::Kind| async move {
         let listed = inventory::list(cluster, &kind, None).await;
         (kind, listed)
-    });
-    for (kind, listed) in asked.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
+    };
+    // Made before they are awaited: a future that keeps the closure cannot be moved between threads.
+    let calls: Vec<_> = wide.map(|kind| one(kind).boxed()).collect();
+    let asked = stream::iter(calls).buffer_unordered(AT_ONCE);
+    for (kind, listed) in asked.collect::<Vec<_>>().await {
         match listed {
             Ok(objects) => seen.objects.extend(objects),
             Err(_) => seen.unknown.push(kinds::Unknown { what: kind.word(), why: String::new() }),
