@@ -168,6 +168,36 @@ async fn a_node_whose_agent_cannot_mend_it_is_restarted_once_by_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_says_what_is_under_way_and_what_was_sent_is_gone_on_with_and_not_sent_again() {
+    let rented = Rented::new(Duration::from_secs(4)).await;
+    {
+        let story = Story::ended("rolled-back", &[]);
+        let captured = crate::agent::StandIn::captured(vec![story]);
+        *rented.agent.state() = captured.state.into_inner().unwrap();
+    }
+    let args = ["recover", "--yes", "--confirm", "calypso"];
+    let mut command = rented.desk.command(&args);
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    while rented.provider.wishes() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let pid = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("under way: restart calypso's machine through its provider"), "{said}");
+    assert!(said.contains("go on with it: ctl recover --resume"), "{said}");
+    rented.agent.state().verdict = Verdict::Healthy;
+    let ran = rented.desk.ctl(&["recover", "--resume", "--yes", "-o", "json"]).await.exits(3);
+    let json = ran.says("which was cut off: looking again").json();
+    assert_eq!(json["nodes"][0]["said"], "well again, by its provider", "{json}");
+    assert_eq!(rented.provider.wishes(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_recoveries_never_overlap_and_another_context_is_refused() {
     let rented = captured().await;
     rented.desk.ctl(&["recover", "--yes"]).await.exits(3);
@@ -216,4 +246,46 @@ async fn every_step_of_the_manual_runbook_is_explained() {
     {
         assert!(told.contains(&format!("| {step} |")), "{step} is not in:\n{told}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_real_api_server_the_namespace_goes_and_the_cluster_is_pinned_and_verified() {
+    use crate::control::{get, is_there, namespace, pod, start};
+    let Some(control) = start() else { return };
+    let rented = Rented::new(SOON).await;
+    let config = rented.desk.read("ctl.toml");
+    let kubeconfig = control.admin();
+    let head = format!("kubeconfig = \"{}\"\ncontext = \"lab\"\n", kubeconfig.display());
+    rented.desk.write("ctl.toml", &format!("{head}{config}"));
+    control.node("calypso", "True").unwrap();
+    namespace(&control, "tailscale-system");
+    control.apply(&pod("tailscale-system", "worker", "calypso", 0)).unwrap();
+    for (name, words) in [
+        ("kube-system", "the cluster lives in it"),
+        ("tailscale-systm", "did you mean tailscale-system?"),
+    ] {
+        let args = ["recover", "--namespace", name, "--yes", "--confirm", name];
+        rented.desk.ctl(&args).await.exits(2).says(words);
+    }
+    // The name is typed, or nothing of the namespace is touched.
+    let args = ["recover", "--namespace", "tailscale-system", "--yes", "-o", "json"];
+    let ran = rented.desk.ctl(&args).await.exits(3);
+    assert_eq!(ran.json()["namespace"], "not agreed to", "{ran:?}");
+    assert!(is_there(&control, &["namespace", "tailscale-system"]));
+    let confirmed = ["recover", "--resume", "--yes", "--confirm", "tailscale-system", "-o", "json"];
+    let json = rented.desk.ctl(&confirmed).await.exits(0).json();
+    assert_eq!(json["ending"], "recovered", "{json}");
+    assert!(!is_there(&control, &["namespace", "tailscale-system"]));
+    let home = rented.desk.path(".local/state/lifeline/lab/recover");
+    let dirs = std::fs::read_dir(&home).unwrap().map(|e| e.unwrap().path());
+    let opened = dirs.into_iter().find(|p| p.is_dir()).unwrap().join("opened.json");
+    let opened: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(opened).unwrap()).unwrap();
+    let system = get(&control, &["namespace", "kube-system"]);
+    assert_eq!(opened["uid"], system["metadata"]["uid"]);
+    // The same name, and another cluster.
+    let other = start().unwrap();
+    rented.reconfigure(&kubeconfig.display().to_string(), &other.admin().display().to_string());
+    let ran = rented.desk.ctl(&["recover", "--plan"]).await.exits(2);
+    ran.says("leads to another one");
 }

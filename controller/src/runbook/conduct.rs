@@ -147,13 +147,13 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
 
     /// All of it, in its order.
     pub async fn run(&self) -> Result<Told, Halt> {
-        let stopped = self.stop().await?;
+        let mut begun = self.stop().await?;
         let nodes = self.nodes().await?;
         // The API server may have been out of reach until the nodes were back.
-        if matches!(stopped, Some(LegEnd::Unseen(_))) {
-            self.stop().await?;
+        if matches!(begun, Some(LegEnd::Unseen(_))) {
+            begun = self.stop().await?;
         }
-        let namespace = self.namespace().await?;
+        let namespace = self.namespace(begun).await?;
         self.left(&nodes).await?;
         self.restore(&nodes).await?;
         let verify = Leg::new(8, "verify", vec![RunbookOp::ClusterVerified], minutes(5));
@@ -178,9 +178,15 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
     /// The culprit must not come back while nodes are healed; the clean-up is begun, and not waited for.
     async fn stop(&self) -> Result<Option<LegEnd>, Halt> {
         let Some(namespace) = self.opened.namespace.clone() else { return Ok(None) };
-        let stop = RunbookOp::CulpritStopped { namespace: namespace.clone() };
-        let begin = RunbookOp::CleanupBegun { namespace };
-        Ok(Some(self.leg(&Leg::new(2, "stop", vec![stop, begin], minutes(5))).await?))
+        let stop = vec![RunbookOp::CulpritStopped { namespace: namespace.clone() }];
+        match self.leg(&Leg::new(2, "stop", stop, minutes(5))).await? {
+            LegEnd::Unseen(why) => return Ok(Some(LegEnd::Unseen(why))),
+            LegEnd::Stuck(why) => return Ok(Some(LegEnd::Stuck(why))),
+            // What of it could not be stopped is said; its namespace's end is the stronger means.
+            _ => {}
+        }
+        let begin = vec![RunbookOp::CleanupBegun { namespace }];
+        Ok(Some(self.leg(&Leg::new(2, "begin", begin, minutes(5))).await?))
     }
 
     async fn nodes(&self) -> Result<Vec<(String, NodeEnd)>, Halt> {
@@ -285,8 +291,10 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
         })
     }
 
-    async fn namespace(&self) -> Result<Option<LegEnd>, Halt> {
+    async fn namespace(&self, begun: Option<LegEnd>) -> Result<Option<LegEnd>, Halt> {
         let Some(namespace) = self.opened.namespace.clone() else { return Ok(None) };
+        // What was not begun does not end by being waited for.
+        let Some(LegEnd::Well | LegEnd::WasSo(_)) = begun else { return Ok(begun) };
         let gone = vec![RunbookOp::NamespaceGone { namespace }];
         Ok(Some(self.leg(&Leg::new(5, "namespace", gone, minutes(10))).await?))
     }

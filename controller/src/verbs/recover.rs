@@ -3,8 +3,9 @@
 use crate::ask;
 use crate::cli::Global;
 use crate::cluster::Cluster;
-use crate::cluster::namespace::Permit;
+use crate::cluster::namespace::{self, Permit};
 use crate::cluster::pin::{self, Pin, PinError};
+use crate::cluster::{kinds, rights};
 use crate::config::Record;
 use crate::error::{CommandError, Kind, Outcome};
 use crate::exit::Exit;
@@ -127,6 +128,13 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
             .hinted("go on with it: ctl recover --resume")
             .hinted("or leave it as it is: ctl recover --anew"));
     }
+    if let Some(namespace) = &args.namespace {
+        let looking = checked_namespace(args, namespace, cluster.as_ref().filter(|_| pin.is_ok()));
+        match interruptible(looking).await {
+            Some(gap) => gaps.extend(gap?),
+            None => return Ok(Exit::Unhealthy),
+        }
+    }
     let looking = look::look(&session, cluster.as_ref(), &args.nodes);
     let Some(looked) = interruptible(looking).await else {
         out.say("Nothing was done.");
@@ -181,6 +189,34 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     }
     let book = Book::begin(&opened)?;
     conduct(args, &session, (cluster.as_ref(), pin), provider, &book, &opened).await
+}
+
+/// Refuses a namespace that is protected, that does not exist, or that somebody would put back; what could not be seen is said.
+async fn checked_namespace(
+    args: &Args,
+    name: &str,
+    cluster: Option<&Cluster>,
+) -> Result<Option<String>, CommandError> {
+    namespace::unprotected(name).map_err(crate::cluster::Failure::from)?;
+    let Some(cluster) = cluster else { return Ok(None) };
+    let seen = match namespace::look(cluster, name).await {
+        Ok(seen) => seen,
+        Err(crate::cluster::Failure::Cluster(e)) => {
+            return Ok(Some(format!("namespace {name}: {}", chain(&e))));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // What could not be brought to its end is not begun.
+    let kinds = kinds::look(cluster).await?;
+    rights::must(cluster, "cleanup", &kinds).await?;
+    match seen.owners.iter().find(|o| o.returns()).filter(|_| !args.owner_suspended) {
+        Some(owner) => Err(CommandError::usage(format!(
+            "recover: {} puts back what is deleted from namespace {name}",
+            owner.words()
+        ))
+        .hinted(format!("nothing was done; {}; then add --owner-suspended", owner.suspend()))),
+        None => Ok(None),
+    }
 }
 
 /// Everybody who can be asked, and why others cannot.

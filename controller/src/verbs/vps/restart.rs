@@ -68,7 +68,7 @@ struct RestartJson<'a> {
 pub async fn off_and_on(desk: &Desk, node: &str, limit: Duration) -> Result<String, CommandError> {
     let mut work = Work::prepare(desk, node, Wish::Restart).await?;
     let before = work.before();
-    work.carry_out(&Call::Restart(work.found.id), limit).await?;
+    work.carry(&Call::Restart(work.found.id), limit).await?;
     desk.out.say(format!("{node}: the provider says that it is done. Waiting for another boot …"));
     let was = before.as_deref().unwrap_or("?");
     match proof::another(desk, node, before.as_deref(), limit).await {

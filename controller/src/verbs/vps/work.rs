@@ -69,6 +69,12 @@ impl<'a> Work<'a> {
         call: &Call,
         limit: Duration,
     ) -> Result<Action, CommandError> {
+        let done = interruptible(self.carry(call, limit)).await;
+        done.unwrap_or_else(|| Err(self.interrupted()))
+    }
+
+    /// The same, for a caller who hears Ctrl-C himself.
+    pub async fn carry(&mut self, call: &Call, limit: Duration) -> Result<Action, CommandError> {
         let out = self.desk.out;
         let say = |line: &str| out.say(line);
         let (machine, newest, wish) = (self.found.id, self.newest, self.wish);
@@ -95,10 +101,9 @@ impl<'a> Work<'a> {
             };
             act.follow(id, limit, &say).await.map(Some)
         };
-        let done = interruptible(work).await;
-        match done {
-            Some(Ok(Some(action))) => Ok(action),
-            Some(Ok(None)) => {
+        match work.await {
+            Ok(Some(action)) => Ok(action),
+            Ok(None) => {
                 self.close("the provider never knew of it")?;
                 Err(CommandError::failed(format!(
                     "go on with the {} of {}: it was cut off, and the provider knows of no such action",
@@ -107,14 +112,13 @@ impl<'a> Work<'a> {
                 ))
                 .hinted(format!("it was not taken; begin anew: ctl vps {} {}", self.wish.verb(), self.node)))
             }
-            Some(Err(error)) => {
+            Err(error) => {
                 use crate::provider::act::ActError;
                 if matches!(error, ActError::Failed { .. }) {
                     self.close("the provider says it failed")?;
                 }
                 Err(self.open_still(error.into()))
             }
-            None => Err(self.interrupted()),
         }
     }
 
