@@ -95,20 +95,21 @@ fn answer_lost(g: &Ground<'_>) -> Verdict {
 }
 
 fn refused(g: &Ground<'_>) -> Verdict {
-    let answers: [(What, &[&str]); 7] = [
-        (What::Status(401), &["401", "token"]),
-        (What::Status(422), &["422", "template_id"]),
-        (What::Busy(Some("3600")), &["429", "3600 s"]),
-        (What::Status(500), &["500", "no new action"]),
-        (What::Html(403), &["403"]),
-        (What::Hangup, &["no new action"]),
-        (What::Silence(Duration::from_secs(8)), &["no answer within", "no new action"]),
+    // 5: to be run again, later or to find out what became of it.
+    let answers: [(What, i32, &[&str]); 7] = [
+        (What::Status(401), 1, &["401", "token"]),
+        (What::Status(422), 1, &["422", "template_id"]),
+        (What::Busy(Some("3600")), 5, &["429", "3600 s"]),
+        (What::Status(500), 5, &["500", "no new action"]),
+        (What::Html(403), 1, &["403"]),
+        (What::Hangup, 5, &["no new action"]),
+        (What::Silence(Duration::from_secs(8)), 5, &["no answer within", "no new action"]),
     ];
-    for (what, words) in answers {
+    for (what, code, words) in answers {
         let rented = Rented::new(g)?;
         rented.desk.provider.trouble(Trouble::once(On::Wishes, what.clone()));
         let out = rented.restart("20s")?;
-        rented.expect(&out, 1, words, 1, false).map_err(|why| format!("{what:?}: {why}"))?;
+        rented.expect(&out, code, words, 1, false).map_err(|why| format!("{what:?}: {why}"))?;
     }
     Ok(())
 }
