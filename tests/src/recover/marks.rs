@@ -89,23 +89,29 @@ impl Marks {
     /// Notes, while `work` is done, when the namespace goes and when the remote gets a commit.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         let stop = AtomicBool::new(false);
-        let tip = tip();
-        thread::scope(|scope| {
+        let before = tip();
+        let look = || {
+            if space_is_gone() {
+                self.now(Mark::NamespaceGone);
+            }
+            if tip() != before {
+                self.now(Mark::Pushed);
+            }
+        };
+        let done = thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    if space_is_gone() {
-                        self.now(Mark::NamespaceGone);
-                    }
-                    if self::tip() != tip {
-                        self.now(Mark::Pushed);
-                    }
+                    look();
                     thread::sleep(EVERY);
                 }
             });
             let done = work();
             stop.store(true, Ordering::Relaxed);
             done
-        })
+        });
+        // What was done since the last look.
+        look();
+        done
     }
 
     /// The last wish that the tracker granted.
