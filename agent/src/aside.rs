@@ -31,6 +31,6 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "no such rule")]
     async fn a_panic_aside_is_a_panic() {
-        aside(|| panic!("no such rule")).await
+        aside(|| panic!("no such rule")).await;
     }
 }
