@@ -10,7 +10,7 @@ use crate::real::incident::OTHER;
 use crate::recover::{self, cut, desk::Desk};
 use crate::run::Output;
 
-pub const CASES: &[Case] = &[Case {
+pub const LONG: &[Case] = &[Case {
     name: "real_recover_killed_at_every_step_boundary_ends_the_same_and_does_each_thing_once",
     run: killed_everywhere,
 }];

@@ -67,7 +67,16 @@ pub fn all(gear: Gear) -> Vec<Case> {
             fleet::CASES,
         ]
         .concat(),
-        Gear::Real => [real::CASES, rented::CASES, cluster::CASES, fleet::REAL].concat(),
+        Gear::Real => [real::CASES, rented::CASES, fleet::REAL].concat(),
+    }
+}
+
+/// Cases that take a dozen minutes each: tried when they are named, and counted as left out otherwise.
+#[must_use]
+pub fn long(gear: Gear) -> &'static [Case] {
+    match gear {
+        Gear::Quick => &[],
+        Gear::Real => cluster::LONG,
     }
 }
 
@@ -116,7 +125,12 @@ pub fn run(
     let mut summary = Summary::default();
     let ground = Ground::new(lab, progress)?;
     let mut place = 0;
-    for case in all(lab.state.gear) {
+    let long = long(lab.state.gear);
+    if filters.is_empty() {
+        summary.left_out += long.len();
+    }
+    let named = long.iter().copied().filter(|_| !filters.is_empty());
+    for case in all(lab.state.gear).into_iter().chain(named) {
         if !filters.is_empty() && !filters.iter().any(|f| case.name.contains(f.as_str())) {
             summary.left_out += 1;
             continue;

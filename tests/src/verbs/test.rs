@@ -66,7 +66,8 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
         _ => &[Gear::Quick],
     };
     if args.list {
-        let all = gears.iter().flat_map(|gear| trial::all(*gear));
+        let all =
+            gears.iter().flat_map(|g| trial::all(*g).into_iter().chain(trial::long(*g).to_vec()));
         all.for_each(|case| println!("{}", case.name));
         args.both.then(|| println!("{INCIDENT}\n{GONE}"));
         return Ok(ExitCode::SUCCESS);
@@ -157,7 +158,10 @@ fn told(summary: &trial::Summary) -> ExitCode {
         println!("\n{name}:\n{why}");
     }
     if summary.left_out > 0 {
-        println!("{} live cases were left out by the filter", summary.left_out);
+        println!(
+            "{} live cases were left out: not asked for, or tried only by name",
+            summary.left_out
+        );
     }
     if summary.again > 0 {
         println!("{} live cases were tried twice", summary.again);
