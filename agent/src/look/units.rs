@@ -152,8 +152,10 @@ async fn unit(bus: &Connection, name: &str, path: OwnedObjectPath) -> zbus::Resu
         let service = ServiceStateProxy::builder(bus).path(path).build().await?;
         unit.pid = service.main_pid().await?;
         // While it runs well its past says nothing.
-        if unit.active == "failed" || unit.sub == "auto-restart" {
+        if unit.active != "active" {
             unit.restarts = service.n_restarts().await?;
+        }
+        if unit.active == "failed" || unit.sub == "auto-restart" {
             unit.result = service.result().await?;
             unit.said = said(name).await;
         }

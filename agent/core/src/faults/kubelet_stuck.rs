@@ -55,9 +55,10 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
         .into()
 }
 
-/// Does it end by itself, as opposed to one that runs and is stuck, or was stopped?
+/// Does it end by itself, as opposed to one that runs and is stuck, or was stopped? Between two of systemd's own restarts it
+/// is being started for a moment, too.
 fn fails(u: &Unit) -> bool {
-    u.active == "failed" || u.sub == "auto-restart"
+    u.active == "failed" || u.sub == "auto-restart" || (u.active == "activating" && u.restarts > 0)
 }
 
 fn sockets<'e>(e: &'e Evidence<'_>) -> impl Iterator<Item = &'e Socket> {
@@ -95,4 +96,23 @@ fn remedy(e: &Evidence<'_>, _: &Finding, rung: Rung, attempt: u32) -> Vec<Want> 
         out.push(Want::must(NodeOp::Restarted { unit: e.policy.unit.clone() }, because));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_that_is_being_started_again_by_systemd_fails_and_one_that_hangs_does_not() {
+        let unit = |active: &str, sub: &str, restarts| Unit {
+            active: active.into(),
+            sub: sub.into(),
+            restarts,
+            ..Unit::default()
+        };
+        assert!(fails(&unit("activating", "auto-restart", 1)));
+        assert!(fails(&unit("activating", "start", 1)));
+        assert!(!fails(&unit("activating", "start", 0)), "it was started by somebody, and hangs");
+        assert!(!fails(&unit("active", "running", 3)), "it came up in the end");
+    }
 }
