@@ -20,7 +20,7 @@ use crate::real::incident::OTHER;
 
 const RESUME: [&str; 7] = ["recover", "--resume", "--yes", "--confirm", SPACE, "--confirm", OTHER];
 /// For all of it: some thirty boundaries, a few seconds each, and a power cycle.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1800);
 /// A kill comes this soon after its entry, and so in the middle of what follows it.
 const EVERY: Duration = Duration::from_millis(10);
 
