@@ -155,7 +155,7 @@ fn over_tailscale(site: &Site) -> Result<()> {
     start_peer(site, "100.64.0.1", "100.64.0.5")?;
     daemon::start(site, &format!("--relay {}:{TUNNEL_PORT}", site.facts.api))?;
     daemon::wait_for_route(site, "100.64.0.1")?;
-    wait_for("the server answers through the tunnel", Duration::from_secs(10), || {
+    wait_for("the server answers through the tunnel", Duration::from_secs(30), || {
         Ok(site.node.may("ping -c 1 -W 1 100.64.0.1")?.ok())
     })?;
     rehome(site, "100.64.0.1")
@@ -182,7 +182,7 @@ fn vpn(site: &Site) -> Result<()> {
          --tun vpn0 --address 10.99.0.2 --routes 10.99.0.1 --to {}:{TUNNEL_PORT}",
         site.facts.api
     ))?;
-    wait_for("the VPN works", Duration::from_secs(10), || {
+    wait_for("the VPN works", Duration::from_secs(30), || {
         Ok(site.node.may("ping -c 1 -W 1 10.99.0.1")?.ok())
     })?;
     site.node.must("ip route add default dev vpn0 table 1234")?;
