@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn one_lost_probe_or_one_dead_way_is_too_much() {
+    fn half_a_second_without_a_path_or_one_dead_way_is_too_much() {
         let well = [(LOST, "0"), (CAPTURES, "3"), (REPORT, "yes"), (MORNING, "0")];
         assert_eq!(judged(&[], &well), Ok(()));
         for bad in [
