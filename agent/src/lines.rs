@@ -79,7 +79,8 @@ impl Lines {
     /// # Errors
     /// When it exists, or the disk does not take it.
     pub async fn create(path: PathBuf, first: Vec<u8>) -> Result<Self, LinesError> {
-        let (lines, _) = Self::start(path, "create", move |path| make(path, &first)).await?;
+        let (lines, _) =
+            Self::start(path, "create", move |path| make(path, &first), take_back).await?;
         Ok(lines)
     }
 
@@ -88,13 +89,14 @@ impl Lines {
     /// # Errors
     /// When another process has it, or it cannot be read.
     pub async fn open(path: PathBuf) -> Result<(Self, Vec<u8>), LinesError> {
-        Self::start(path, "open", take).await
+        Self::start(path, "open", take, |_| {}).await
     }
 
     async fn start(
         path: PathBuf,
         doing: &'static str,
         begin: impl FnOnce(&Path) -> Answer<(Tail, Vec<u8>)> + Send + 'static,
+        in_vain: impl FnOnce(&Path) + Send + 'static,
     ) -> Result<(Self, Vec<u8>), LinesError> {
         let (jobs, work) = mpsc::channel();
         let (ready, opened) = oneshot::channel();
@@ -102,11 +104,10 @@ impl Lines {
         let thread = std::thread::Builder::new().name("journal".to_string()).spawn(move || {
             // Nobody may be waiting any more: then there is nobody to tell, and nothing to keep open.
             match begin(&at) {
-                Ok((tail, bytes)) => {
-                    if ready.send(Ok(bytes)).is_ok() {
-                        keep(tail, &work);
-                    }
-                }
+                Ok((tail, bytes)) => match ready.send(Ok(bytes)) {
+                    Ok(()) => keep(tail, &work),
+                    Err(_) => in_vain(&at),
+                },
                 Err(why) => drop(ready.send(Err(why))),
             }
         });
@@ -253,17 +254,29 @@ fn make(path: &Path, first: &[u8]) -> Answer<(Tail, Vec<u8>)> {
         .map_err(|e| ("create", e))?;
     lock(&file)?;
     let mut tail = Tail { file, at: 0, room: 0 };
-    let made = tail.append(first).and_then(|()| {
+    let named = tail.append(first).and_then(|()| {
         renameat_with(rustix::fs::CWD, &fresh, rustix::fs::CWD, path, RenameFlags::NOREPLACE)
-            .map_err(|e| ("create", e.into()))?;
-        sync_folder(path).map_err(|e| ("bring to the disk the folder of", e))
+            .map_err(|e| ("create", e.into()))
     });
-    match made {
+    if let Err(why) = named {
+        drop(fs::remove_file(&fresh));
+        return Err(why);
+    }
+    match sync_folder(path) {
         Ok(()) => Ok((tail, Vec::new())),
         Err(why) => {
-            drop(fs::remove_file(&fresh));
-            Err(why)
+            take_back(path);
+            Err(("bring to the disk the folder of", why))
         }
+    }
+}
+
+/// Takes a file away that was made after whoever wanted it had been told that it could not be: the next start would go on with what
+/// nobody is waiting for.
+fn take_back(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => tracing::info!("{} was made too late, and is taken away", path.display()),
+        Err(why) => tracing::error!("take {} away, made too late: {why}", path.display()),
     }
 }
 
@@ -309,5 +322,61 @@ pub fn reserve(file: &File, from: u64, more: u64) -> io::Result<()> {
             Ok(())
         }
         Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    /// A disk that answers when it is told to.
+    async fn made_late(path: &Path) -> mpsc::Sender<()> {
+        let (thaw, frozen) = mpsc::channel();
+        let begin = move |path: &Path| {
+            frozen.recv().ok();
+            make(path, b"opened\n")
+        };
+        let waiting = Lines::start(path.to_owned(), "create", begin, take_back);
+        // Whoever waits gives up, as at the deadline.
+        assert!(tokio::time::timeout(Duration::from_millis(50), waiting).await.is_err());
+        thaw
+    }
+
+    fn comes_true(what: impl Fn() -> bool) -> bool {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !what() {
+            if Instant::now() > until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_made_after_nobody_waits_for_it_is_taken_away_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("calypso-1.incident");
+        let thaw = made_late(&path).await;
+        // Seen from beside: the folder's own time changes when the file comes, and again when it goes.
+        let before = fs::metadata(dir.path()).unwrap().modified().unwrap();
+        thaw.send(()).unwrap();
+        let empty = || fs::read_dir(dir.path()).unwrap().count() == 0;
+        let changed = || fs::metadata(dir.path()).unwrap().modified().unwrap() != before;
+        assert!(comes_true(|| changed() && empty()));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_somebody_else_made_meanwhile_is_left_to_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("calypso-1.incident");
+        let thaw = made_late(&path).await;
+        let (theirs, fresh) = (Lines::create(path.clone(), b"theirs\n".to_vec()).await, "new");
+        thaw.send(()).unwrap();
+        assert!(comes_true(|| !path.with_extension(fresh).exists()));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(fs::read_to_string(&path).unwrap().starts_with("theirs\n"));
+        drop(theirs.unwrap());
     }
 }

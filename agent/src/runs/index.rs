@@ -35,6 +35,8 @@ pub struct Summary {
 #[derive(Debug, Default)]
 pub struct Index {
     all: BTreeMap<u64, Summary>,
+    /// The highest number that was ever given out.
+    given: u64,
 }
 
 /// What was asked for, as the index names it.
@@ -63,6 +65,7 @@ impl Index {
             let Some(number) = number_of(id) else { continue };
             index.all.insert(number, summary(dir, id));
         }
+        index.given = index.all.keys().next_back().copied().unwrap_or(0);
         index.prune(dir);
         tracing::debug!("{} incidents are known", index.all.len());
         index
@@ -80,9 +83,10 @@ impl Index {
         }
     }
 
-    /// A name nobody has had.
-    pub fn fresh(&self, node: &str) -> String {
-        format!("{node}-{}", self.all.keys().next_back().map_or(1, |n| n + 1))
+    /// A name nobody has had. One whose file could not be written is not given out again: a disk that hung may make that file yet.
+    pub fn fresh(&mut self, node: &str) -> String {
+        self.given += 1;
+        format!("{node}-{}", self.given)
     }
 
     /// A new incident.
@@ -203,4 +207,20 @@ fn runs_beside(dir: &Path, id: &str) -> Vec<String> {
         .collect();
     runs.sort();
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_whose_file_was_never_written_is_not_given_out_again() {
+        let mut index = Index::default();
+        let first = index.fresh("calypso");
+        let asked = Asked::Undo { run: "calypso-0.1-clean".to_string() };
+        index.begin(&first, &Request { id: "a".to_string(), asked }, "alice", &Stamp::default());
+        index.forget(&first);
+        assert_eq!((first.as_str(), index.get(&first)), ("calypso-1", None));
+        assert_eq!(index.fresh("calypso"), "calypso-2");
+    }
 }
