@@ -1,6 +1,7 @@
 //! The last look and its judgement, kept fresh by a slow tick; what `Status` answers from, and what feeds the watchdog.
 //!
-//! Readers share looks: whoever asks while one is under way waits for the next, so that a hundred callers cost two looks.
+//! Readers share looks: whoever asks while one is under way waits for the next, so that a hundred callers cost two looks. One that
+//! hangs is not waited for.
 //! No reader ever waits for a recovery.
 
 use crate::aside::aside;
@@ -26,6 +27,10 @@ const TICK: Duration = Duration::from_secs(5);
 const SLOWEST: Duration = Duration::from_secs(30);
 /// How long one look may take. It is bounded within, too; this is for what nobody thought of.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A look that is under way is waited for this long before one is begun beside it: many times what a look takes, and little beside
+/// what a program may take that hangs in it.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Changes that come within this time are looked at once.
 const COALESCE: Duration = Duration::from_millis(100);
@@ -76,7 +81,8 @@ pub struct Sight<N> {
     policy: Arc<Policy>,
     clock: Clock,
     latest: watch::Sender<Option<Glance>>,
-    one: Mutex<()>,
+    /// Taken by the look that is shared, and by the one beside it when that hangs.
+    seats: [Mutex<()>; 2],
     hint: Notify,
     looks: AtomicU64,
 }
@@ -84,9 +90,9 @@ pub struct Sight<N> {
 impl<N: Node> Sight<N> {
     /// Has not looked yet.
     pub fn new(node: Arc<N>, store: Arc<Store>, policy: Arc<Policy>, clock: Clock) -> Self {
-        let (latest, one, hint) = (watch::Sender::new(None), Mutex::new(()), Notify::new());
+        let (latest, seats, hint) = (watch::Sender::new(None), Default::default(), Notify::new());
         let looks = AtomicU64::new(0);
-        Self { node, store, policy, clock, latest, one, hint, looks }
+        Self { node, store, policy, clock, latest, seats, hint, looks }
     }
 
     /// How often it has looked.
@@ -121,7 +127,6 @@ impl<N: Node> Sight<N> {
             (Arc::new(seen), base, diagnosis)
         })
         .await;
-        self.node.heed(&diagnosis, &base);
         let glance = Glance {
             seen,
             base,
@@ -131,14 +136,24 @@ impl<N: Node> Sight<N> {
             late,
         };
         self.looks.fetch_add(1, Ordering::Relaxed);
-        self.latest.send_replace(Some(glance.clone()));
+        // Looks overlap: one that began earlier and ended later does not speak over a newer one.
+        let known = self.latest.borrow().as_ref().map(|known| known.began);
+        if known.is_none_or(|known| known <= glance.began) {
+            self.node.heed(&glance.diagnosis, &glance.base);
+            self.latest.send_replace(Some(glance.clone()));
+        }
         glance
     }
 
     /// A look that began after this call did.
     pub async fn fresh(&self) -> Glance {
         let asked = Instant::now();
-        let _one = self.one.lock().await;
+        let [shared, beside] = &self.seats;
+        // One that hangs ends by its own limit, and ours does not come on top of that.
+        let _seat = match tokio::time::timeout(PATIENCE, shared.lock()).await {
+            Ok(seat) => seat,
+            Err(_) => beside.lock().await,
+        };
         let newest = self.latest.borrow().clone();
         match newest {
             Some(glance) if glance.began >= asked => glance,
@@ -244,4 +259,70 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeline_core::engine::Failure;
+    use lifeline_core::op::{NodeOp, Seen};
+
+    /// A node whose first look takes this long, and whose others take no time.
+    #[derive(Debug)]
+    struct Slow(Duration, AtomicU64);
+
+    impl Node for Slow {
+        async fn look(&self, _: Option<Arc<Baseline>>) -> Observation {
+            if self.1.fetch_add(1, Ordering::Relaxed) == 0 {
+                tokio::time::sleep(self.0).await;
+            }
+            Observation::default()
+        }
+
+        async fn see(&self, _: &str, _: &NodeOp) -> Result<Seen, String> {
+            Err("nothing is looked at".to_string())
+        }
+
+        async fn act(&self, _: &str, op: &NodeOp, _: &Seen) -> Result<(), Failure> {
+            unreachable!("{op:?} is asked of nobody")
+        }
+
+        async fn hold(&self, _: bool) {}
+    }
+
+    fn sight(first: Duration) -> (tempfile::TempDir, Arc<Sight<Slow>>) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).0);
+        let node = Arc::new(Slow(first, AtomicU64::new(0)));
+        let sight = Sight::new(node, store, Arc::default(), Clock::read().unwrap());
+        (dir, Arc::new(sight))
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_is_not_waited_for() {
+        let (_dir, sight) = sight(Duration::from_secs(20));
+        let hanging = tokio::spawn({
+            let sight = sight.clone();
+            async move { sight.fresh().await }
+        });
+        tokio::task::yield_now().await;
+        let fresh = tokio::time::timeout(PATIENCE * 4, sight.fresh()).await;
+        assert!(fresh.is_ok() && !hanging.is_finished());
+        hanging.abort();
+    }
+
+    #[tokio::test]
+    async fn a_look_that_ends_late_does_not_speak_over_a_newer_one() {
+        let (_dir, sight) = sight(Duration::from_millis(200));
+        let late = tokio::spawn({
+            let sight = sight.clone();
+            async move { sight.look().await }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let newer = sight.look().await;
+        let late = late.await.unwrap();
+        assert!(late.began < newer.began && sight.looks() == 2);
+        let known = sight.latest().borrow().as_ref().map(|g| g.began);
+        assert_eq!(known, Some(newer.began));
+    }
 }
