@@ -10,15 +10,20 @@ use crate::serve::service::Service;
 use lifeline_core::metrics::{Facts, Look};
 use tokio::net::UnixListener;
 
-/// Tells whoever asks, for ever.
-pub async fn tell<N: Node>(listener: UnixListener, service: Service<N>, to: Metrics) {
+/// Tells whoever asks, for ever; without a listener only the file.
+pub async fn tell<N: Node>(listener: Option<UnixListener>, service: Service<N>, to: Metrics) {
     let asked = service.clone();
     let file = async {
         if let Some(path) = to.textfile {
             textfile::keep(&service, &path).await;
         }
     };
-    tokio::join!(socket::serve(listener, move |form| facts(&asked).page(form)), file);
+    let socket = async {
+        if let Some(listener) = listener {
+            socket::serve(listener, move |form| facts(&asked).page(form)).await;
+        }
+    };
+    tokio::join!(socket, file);
 }
 
 /// How things stand now.

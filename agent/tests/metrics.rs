@@ -53,7 +53,7 @@ async fn captured() -> Told {
     let (socket, file) = (dir.path().join("metrics.sock"), dir.path().join("lifeline.prom"));
     let listener = listen_locally(&socket).unwrap();
     let to = Metrics { textfile: Some(file.clone()) };
-    tokio::spawn(metrics::tell(listener, service.clone(), to));
+    tokio::spawn(metrics::tell(Some(listener), service.clone(), to));
     Told { dir, socket, file, service, stage }
 }
 

@@ -197,8 +197,10 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         async move { said(answer(service, door::open_locally(listener), &limits, stopped).await) }
     })];
     let meter = config.run.join("metrics.sock");
-    let listener =
-        door::listen_locally(&meter).with_context(|| format!("listen on {}", meter.display()))?;
+    // Whoever counts is no reason not to guard.
+    let listener = door::listen_locally(&meter)
+        .inspect_err(|why| tracing::error!("listen on {}: {why}", meter.display()))
+        .ok();
     let telling = tokio::spawn(metrics::tell(listener, service.clone(), config.metrics.clone()));
     doors.push(tokio::spawn(open_door(
         config.clone(),
@@ -227,6 +229,8 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let looking = sight.keep_looking(|| tell(&[NotifyState::Watchdog]));
     tokio::pin!(looking);
     let mut troubles = store.troubles();
+    // Without trouble at the start a new one would find nothing else.
+    let badly = badly && store.trouble().is_some();
     loop {
         tokio::select! {
             () = &mut looking => {}
