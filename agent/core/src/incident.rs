@@ -4,6 +4,8 @@
 //! reaches. "Unknown" and "not this node's fault" mean wait: an API server that dies in the middle of a recovery must not
 //! push a healthy node up the ladder.
 
+mod remains;
+
 use crate::alone;
 use crate::baseline::Baseline;
 use crate::check;
@@ -11,15 +13,14 @@ use crate::clock::Stamp;
 use crate::diagnosis::{Diagnosis, Finding, Verdict};
 use crate::engine::Ending;
 use crate::evidence::Evidence;
-use crate::faults::tailscale;
-use crate::faults::tailscale_capture::is_kept;
-use crate::observation::{Netns, Observation, Process};
+use crate::observation::Observation;
 use crate::plan::{Consent, NodePlan, Rung};
 use crate::planner;
 use crate::policy::Policy;
 use alloc::borrow::Cow;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use remains::remains;
 use serde::{Deserialize, Serialize};
 
 /// How often one rung may be tried within an incident: a culprit that comes back is met again, but not for ever.
@@ -305,22 +306,6 @@ fn last_resort(
         return Ok(if lacks.is_empty() { Climb::Plan(plan) } else { Climb::Ask(plan, lacks) });
     }
     Err(why_not.join("; "))
-}
-
-/// A culprit that was asked and obeys lives on, and one that was stopped is started again. Whoever reads the end has to know by
-/// whom, for only they can end it for good.
-fn remains(incident: &Incident, e: &Evidence<'_>, how: &str) -> String {
-    if incident.attempts(Rung::Quiet) == 0 {
-        return String::new();
-    }
-    let kept = |p: &&Process| p.netns == Netns::Host && is_kept(p);
-    let told = tailscale::live(e).into_iter().filter(kept).filter_map(|p| {
-        let keeper = p.keeper()?;
-        let name = p.exe.rsplit('/').next().unwrap_or(&p.exe).to_string();
-        let (pid, good) = (p.pid, keeper.for_good());
-        Some(alloc::format!("; {name} (pid {pid}) {how} {keeper}; for good: {good}"))
-    });
-    told.collect()
 }
 
 /// Nothing is left to do: is the node well, and has it been for long enough?

@@ -20,6 +20,7 @@
 //! dialect (`nft mangle native`) a rule is what `nft -n` prints, counters reduced to `counter`, white space to one space.
 //! `#` starts a comment line. Nothing is guessed: an unknown word is an error with its line.
 
+mod line;
 mod read;
 mod words;
 mod write;

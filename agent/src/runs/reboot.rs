@@ -3,8 +3,8 @@
 
 use crate::runs::Inner;
 use crate::runs::book::Asked;
-use crate::runs::heal::{End, Halt, Told};
 use crate::runs::node::Node;
+use crate::runs::told::{End, Halt, Told};
 use crate::sight::chain;
 use lifeline_core::diagnosis::Finding;
 use lifeline_core::engine::Ending;

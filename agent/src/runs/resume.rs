@@ -4,10 +4,10 @@
 use crate::journal::{self, Disk, JournalError};
 use crate::lines::LinesError;
 use crate::runs::book::{self, Asked, Book, Mark};
-use crate::runs::heal::{End, Halt, Told};
 use crate::runs::index::Summary;
 use crate::runs::node::Node;
 use crate::runs::story::Story;
+use crate::runs::told::{End, Halt, Told};
 use crate::runs::{Inner, Live, Runs};
 use crate::sight::chain;
 use lifeline_core::engine::Ending;

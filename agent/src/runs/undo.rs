@@ -4,8 +4,8 @@
 use crate::journal::{self, NodeEntry};
 use crate::roles::Operator;
 use crate::runs::book::Asked;
-use crate::runs::heal::{End, Halt, Told};
 use crate::runs::node::Node;
+use crate::runs::told::{End, Halt, Told};
 use crate::runs::{Inner, Refused, Request, Runs, printable, tell};
 use lifeline_core::engine::{Ending, Event, Outcome};
 use lifeline_core::op::{NodeOp, Now, Op, Scope, Seen, Undo};
