@@ -2,6 +2,8 @@
 //!
 //! The agent climbs the ladder; here is only what an operator decides. Nothing is cancelled by walking away.
 
+mod prove;
+
 use crate::agent::{Agent, verdict};
 use crate::ask;
 use crate::cluster::Cluster;
@@ -11,12 +13,11 @@ use crate::exit::Exit;
 use crate::follow::{Stopped, follow};
 use crate::heal_view;
 use crate::plan_view;
-use crate::proof::{self, Act, Limits, Proof};
+use crate::proof::Proof;
 use crate::record::Record;
 use crate::session::{self, Session};
 use crate::sight::Sight;
 use crate::verbs::watch;
-use crate::words;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::plan::Consent;
 use lifeline_proto::v1::{HealRequest, PlanReply, RungView};
@@ -28,8 +29,6 @@ use tonic::Code;
 const ROUNDS: u32 = 6;
 /// Between two attempts.
 const BREATH: Duration = Duration::from_secs(1);
-/// After the agent is done: its guard is to go, and a fresh look is to say healthy.
-const SETTLE: Duration = Duration::from_secs(60);
 
 /// What the operator wants.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +70,8 @@ pub struct Heal<'a> {
     pub running: Option<String>,
     /// When it began.
     pub started: Instant,
+    /// When it had come to rest, where that was not so at once after the end.
+    rested: Option<Instant>,
 }
 
 impl<'a> Heal<'a> {
@@ -93,7 +94,15 @@ impl<'a> Heal<'a> {
             proof: None,
             running: None,
             started: Instant::now(),
+            rested: None,
         }
+    }
+
+    /// When the last act was over at the latest, as it was seen from here; `None` when nothing was done, or it may go on.
+    pub fn acted(&self) -> Option<Instant> {
+        let ended = self.records.iter().all(|r| r.end.is_some());
+        let last = self.records.iter().filter_map(|r| r.acted).max();
+        last.max(self.rested).filter(|_| ended && self.running.is_none())
     }
 
     /// Round by round until the node is well, or there is nothing to be done that was agreed to.
@@ -345,56 +354,5 @@ impl<'a> Heal<'a> {
         }
         self.running = None;
         Ok(record.ending().map(Into::into))
-    }
-
-    /// Healthy by a fresh look, our guard gone, and the API server sees it: all of it, each within its limit.
-    async fn prove(&mut self) -> Outcome {
-        let out = self.session.out;
-        let deadline = Instant::now() + SETTLE;
-        let mut said = false;
-        loop {
-            match self.agent.diagnose().await {
-                Ok(d) => {
-                    (self.verdict, self.guarded) = (Some(d.verdict), Some(d.guarded));
-                    if words::is_fine(d.verdict) && !d.guarded {
-                        break;
-                    }
-                }
-                Err(e) if e.is_lost() => self.again().await,
-                Err(e) => return Err(e.into()),
-            }
-            if Instant::now() > deadline {
-                let fine = self.verdict.is_some_and(words::is_fine);
-                return Ok(if fine { Exit::TimedOut } else { Exit::Unhealthy });
-            }
-            if !said {
-                out.say("Waiting until a fresh look says healthy and the guard is gone …");
-                said = true;
-            }
-            sleep(Duration::from_secs(2)).await;
-        }
-        // A node that was well from the start by both accounts, and that nobody touched, needs no proof.
-        let untouched = self.records.is_empty();
-        let needed =
-            |before: &Option<Sight>| !untouched || before.as_ref().is_some_and(|b| !b.well());
-        let Some((cluster, before)) = self.cluster.take().filter(|(_, before)| needed(before))
-        else {
-            return Ok(Exit::Done);
-        };
-        out.say("Waiting until the API server sees two lease renewals, Ready and the node's pods ready …");
-        let now = self.agent.status().await?.boot_id;
-        let restarted = self.records.iter().filter_map(Record::restarted_ms).max();
-        let act = Act {
-            before,
-            restarted: restarted
-                .and_then(|ms| i64::try_from(ms).ok())
-                .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()),
-            boots: (self.boot.clone(), now),
-        };
-        let look = || cluster.look(&self.agent.node);
-        let proof = proof::prove(look, &act, Limits::default()).await;
-        let exit = if proof.proven { Exit::Done } else { Exit::TimedOut };
-        self.proof = Some(proof);
-        Ok(exit)
     }
 }

@@ -20,6 +20,8 @@ pub struct Act {
     pub restarted: Option<Timestamp>,
     /// The boot the agent was in before, and the one it is in now.
     pub boots: (String, String),
+    /// Renewals that somebody saw happen after the act already, and the last of them.
+    pub renewals: (u32, Option<String>),
 }
 
 impl Act {
@@ -171,13 +173,16 @@ where
     F: Future<Output = Result<Sight, E>>,
 {
     let start = Instant::now();
-    let mut proof = Proof { before: act.before.clone(), ..Proof::default() };
+    let (renewals, seen) = act.renewals.clone();
+    let mut proof = Proof { before: act.before.clone(), renewals, ..Proof::default() };
     loop {
         let missing = match look().await {
             Ok(now) => {
                 // The first look only sets the mark: what it shows may be from before the heal.
-                let renewed = |last: &Sight| now.renewed.is_some() && last.renewed != now.renewed;
-                proof.renewals += u32::from(proof.after.as_ref().is_some_and(renewed));
+                let last = proof.after.as_ref().map_or(&seen, |last| &last.renewed);
+                let marked = proof.after.is_some() || seen.is_some();
+                let renewed = marked && now.renewed.is_some() && *last != now.renewed;
+                proof.renewals += u32::from(renewed);
                 let missing = missing(act, &now, proof.renewals, &limits);
                 let unready = now.pods.iter().filter(|p| !p.ready);
                 proof.unready_before = unready.map(|p| p.name.clone()).collect();
@@ -252,6 +257,20 @@ mod tests {
     async fn two_renewals_that_were_seen_to_happen_prove_it() {
         let proof = watch(&boots("b", "b"), |n| sight(true, n / 2)).await;
         assert!(proof.proven && proof.renewals == 2, "{proof:?}");
+    }
+
+    #[tokio::test]
+    async fn renewals_that_were_seen_to_happen_meanwhile_count_and_the_one_after_them_too() {
+        let mut act = boots("b", "b");
+        act.renewals = (2, Some("7".into()));
+        let proof = watch(&act, |_| sight(true, 7)).await;
+        assert!(proof.proven && proof.renewals == 2, "{proof:?}");
+        act.renewals = (1, Some("6".into()));
+        let proof = watch(&act, |_| sight(true, 7)).await;
+        assert!(proof.proven && proof.renewals == 2, "{proof:?}");
+        act.renewals = (1, None);
+        let proof = watch(&act, |_| sight(true, 7)).await;
+        assert!(!proof.proven && proof.renewals == 1, "{proof:?}");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use lifeline_core::report::{self, Incident, Note, Run};
 use lifeline_proto::v1::watch_reply::What;
 use lifeline_proto::v1::{End, WatchReply};
 use serde::Serialize;
+use std::time::Instant;
 
 /// One run of the incident.
 #[derive(Debug)]
@@ -62,6 +63,9 @@ pub struct Record {
     pub strange: u32,
     /// Lines of which viewers are told the words, and not the journal behind them.
     pub withheld: u32,
+    /// When the last line before the end came here: what is seen later is from after the last act. The guard's coming and going is
+    /// told by notes, and viewers are told the words alone, so any line counts.
+    pub acted: Option<Instant>,
     /// The clock of the last line that had one.
     last: u64,
 }
@@ -147,7 +151,11 @@ impl Record {
             let at = clock(if at == 0 { last } else { at });
             Line { number, at, part: part.into(), text }
         };
-        match reply.what? {
+        let what = reply.what?;
+        if !matches!(what, What::End(_)) {
+            self.acted = Some(Instant::now());
+        }
+        match what {
             What::Line(l) if l.json.is_empty() => {
                 self.withheld += 1;
                 Some(line(0, &l.rung, l.text))
@@ -263,5 +271,20 @@ mod tests {
         assert_eq!(record.take(note(1, "a")), None);
         assert_eq!(record.take(note(2, "b")).unwrap().at, "00:00:01");
         assert_eq!((record.seen, record.notes.len()), (2, 2));
+    }
+
+    #[test]
+    fn every_new_line_but_the_end_may_be_of_an_act() {
+        let mut record = Record::new("i-1");
+        assert_eq!(record.acted, None);
+        record.take(note(1, "well without our guard; the guard is being lowered")).unwrap();
+        let lowered = record.acted;
+        assert!(lowered.is_some(), "a guard that goes is an act too");
+        let words = lifeline_proto::v1::RunLine { text: "done".into(), ..Default::default() };
+        record.take(WatchReply { number: 2, what: Some(What::Line(words)) }).unwrap();
+        assert!(record.acted > lowered, "an act of which only the words are told");
+        let last = record.acted;
+        record.take(WatchReply { number: 3, what: Some(What::End(End::default())) }).unwrap();
+        assert_eq!(record.acted, last);
     }
 }

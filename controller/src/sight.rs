@@ -53,15 +53,12 @@ impl Sight {
         let mut conditions = status.conditions.unwrap_or_default();
         conditions.retain(|c| c.type_ == "Ready");
         let ready = conditions.into_iter().next();
-        let renewed = lease.and_then(|l| l.spec).and_then(|s| s.renew_time);
         let taints = node.spec.and_then(|s| s.taints).unwrap_or_default();
         Self {
             ready: ready.as_ref().map(|c| c.status == "True"),
             heartbeat: ready.as_ref().and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0),
             reason: ready.and_then(|c| c.reason),
-            renewed: renewed
-                .and_then(|t| serde_json::to_value(t).ok())
-                .and_then(|v| v.as_str().map(Into::into)),
+            renewed: lease.and_then(renewed),
             boot_id: status.node_info.map(|i| i.boot_id).filter(|id| !id.is_empty()),
             taints: taints
                 .into_iter()
@@ -95,6 +92,12 @@ impl Sight {
     pub fn well(&self) -> bool {
         self.ready == Some(true) && self.taints.is_empty() && self.pods.iter().all(|p| p.ready)
     }
+}
+
+/// A lease's last renewal, as the node's clock wrote it.
+pub fn renewed(lease: Lease) -> Option<String> {
+    let at = serde_json::to_value(lease.spec?.renew_time?).ok()?;
+    at.as_str().map(Into::into)
 }
 
 fn pod(pod: Pod) -> Option<PodSight> {

@@ -137,6 +137,13 @@ impl Cluster {
         );
         Ok(Sight::of(seen?, lease?, pods?.items))
     }
+
+    /// A node's lease alone, as it was last renewed; `None` when it has none.
+    pub async fn renewed(&self, node: &str) -> Result<Option<String>, ClusterError> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
+        let lease = ask(format!("the lease of {node}"), leases.get_opt(node)).await?;
+        Ok(lease.and_then(crate::sight::renewed))
+    }
 }
 
 /// Changes some fields of an object.

@@ -206,15 +206,15 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
         let restart = Leg::new(3, format!("restart-{node}"), restart, minutes(20));
         let mut tried = Vec::new();
         // A restart that was cut off is looked after first: what the agent says before it is of the boot that ends.
-        if cut_off(self.shelf, &restart)?.is_none()
-            && let Some(end) = self.resort(&heal, "its agent", &mut tried).await?
-        {
-            return Ok(end);
-        }
-        if cut_off(self.shelf, &restart)?.is_none()
-            && let Some(end) = self.started(&heal, node, &mut tried).await?
-        {
-            return Ok(end);
+        if cut_off(self.shelf, &restart)?.is_none() {
+            let end = self.leg(&heal).await?;
+            let unseen = matches!(end, LegEnd::Unseen(_));
+            if let Some(end) = self.weigh(end, &heal, "its agent", &mut tried).await? {
+                return Ok(end);
+            }
+            if let Some(end) = self.started(&heal, unseen, node, &mut tried).await? {
+                return Ok(end);
+            }
         }
         match self.world.restartable(node) {
             Err(why) => tried.push(format!("its provider: {why}")),
@@ -239,6 +239,7 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
     async fn started(
         &self,
         heal: &Leg,
+        unseen: bool,
         node: &str,
         tried: &mut Vec<String>,
     ) -> Result<Option<NodeEnd>, Halt> {
@@ -249,6 +250,10 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
         let start = vec![RunbookOp::AgentStarted { node: node.to_owned() }];
         match self.leg(&Leg::new(3, format!("start-{node}"), start, minutes(2))).await? {
             LegEnd::Well => self.resort(heal, "its agent, started over SSH", tried).await,
+            // It came back meanwhile, and was not asked yet.
+            LegEnd::WasSo(_) if unseen => {
+                self.resort(heal, "its agent, which answers again", tried).await
+            }
             // It runs, and was asked already.
             LegEnd::WasSo(_) | LegEnd::Declined => Ok(None),
             LegEnd::Unseen(why) | LegEnd::Unwell(why) | LegEnd::Held(why) | LegEnd::Stuck(why) => {
@@ -265,7 +270,19 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
         what: &'static str,
         tried: &mut Vec<String>,
     ) -> Result<Option<NodeEnd>, Halt> {
-        Ok(match self.leg(leg).await? {
+        let end = self.leg(leg).await?;
+        self.weigh(end, leg, what, tried).await
+    }
+
+    /// What a leg's end means for its node; `None` as above.
+    async fn weigh(
+        &self,
+        end: LegEnd,
+        leg: &Leg,
+        what: &'static str,
+        tried: &mut Vec<String>,
+    ) -> Result<Option<NodeEnd>, Halt> {
+        Ok(match end {
             LegEnd::Well => Some(NodeEnd::Healed(what)),
             // The agent's own look is not the API server's.
             LegEnd::WasSo(_) => {

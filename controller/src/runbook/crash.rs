@@ -27,6 +27,8 @@ struct State {
     done: Vec<&'static str>,
     api: bool,
     refused: BTreeSet<&'static str>,
+    /// Its agent answers by the time SSH is tried.
+    comes_back: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,12 +55,16 @@ impl Sim {
 
 impl World for Sim {
     async fn look(&self, op: &RunbookOp) -> Result<Seen, String> {
-        let s = self.0.lock().unwrap();
+        let mut s = self.0.lock().unwrap();
         match op {
             RunbookOp::NodeHealed { node } if !s.agents.contains(node.as_str()) => {
                 Err(format!("{node}: no path led to its agent"))
             }
             RunbookOp::NodeHealed { node } => Ok(Seen::is(s.well.contains(node.as_str()), "")),
+            RunbookOp::AgentStarted { node } if s.comes_back == Some(name(node)) => {
+                s.agents.insert(name(node));
+                Ok(Seen::is(true, ""))
+            }
             RunbookOp::MachineRestarted { node } => {
                 Ok(Seen::is(false, "").known_by(s.boots[node.as_str()].to_string()))
             }
@@ -117,8 +123,11 @@ impl World for Sim {
 }
 
 impl Desk for Sim {
-    fn startable(&self, _: &str) -> Result<(), String> {
-        Err("no ssh is configured".to_owned())
+    fn startable(&self, node: &str) -> Result<(), String> {
+        match self.0.lock().unwrap().comes_back == Some(name(node)) {
+            true => Ok(()),
+            false => Err("no ssh is configured".to_owned()),
+        }
     }
 
     fn restartable(&self, node: &str) -> Result<(), String> {
@@ -297,6 +306,15 @@ async fn a_node_that_nothing_helps_is_left_cordoned_and_does_not_hold_up_its_nei
     assert!(tried[0].contains("no path led to its agent") && tried.len() == 4, "{tried:?}");
     assert_eq!((world.times("left-cordoned"), world.times("drained")), (1, 0));
     assert_eq!(world.times("node-deleted"), 0);
+}
+
+#[tokio::test]
+async fn an_agent_that_answers_again_is_asked_before_its_machine_is_restarted() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().comes_back = Some("styx");
+    let told = recover(&world, &shelf).await.unwrap();
+    assert_eq!(told.nodes[1].1, NodeEnd::Healed("its agent, which answers again"));
+    assert_eq!((told.word(), world.times("machine-restarted")), (Word::Recovered, 0));
 }
 
 #[tokio::test]

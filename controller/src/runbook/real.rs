@@ -3,7 +3,9 @@
 use super::book::Book;
 use super::check::{self, Checked};
 use super::conduct::Desk as Wanted;
+use super::lease::Looks;
 use super::leg::{Leg, World};
+use super::missed::Missed;
 use super::op::{RunbookOp, Seen};
 use super::opened::Opened;
 use super::record::Papers;
@@ -73,6 +75,10 @@ pub struct Real<'a> {
     pub asking: Mutex<()>,
     /// What the last check of the whole cluster found.
     pub checked: Mutex<Option<Checked>>,
+    /// Agents that could not be reached a moment ago.
+    pub missed: Missed,
+    /// Renewals of a node's lease that were seen while its agent was at work.
+    pub renewals: Mutex<BTreeMap<String, (u32, Option<String>)>>,
 }
 
 fn failed(error: &CommandError) -> Failure {
@@ -81,7 +87,7 @@ fn failed(error: &CommandError) -> Failure {
 
 impl Real<'_> {
     async fn healed(&self, node: &str) -> Result<Seen, String> {
-        let agent = self.session.agent(node).await.map_err(|e| e.to_string())?;
+        let agent = self.missed.agent(self.session, node).await?;
         let seen = agent.diagnose().await.map_err(|e| chain(&e))?;
         let guard = if seen.guarded { ", behind our guard" } else { "" };
         let words = format!("{node}: its agent says {}{guard}", seen.verdict.word());
@@ -101,7 +107,15 @@ impl Real<'_> {
         };
         // Proof by the API server is the judgement's, and once is enough.
         let mut heal = Heal::new(self.session, wish, agent, None);
-        let climbed = heal.climb().await;
+        let looks = Looks::default();
+        let climbed = tokio::select! {
+            climbed = heal.climb() => climbed,
+            never = looks.watch(self.cluster, node) => match never {},
+        };
+        // It stays with this process: a run that is gone on with watches for itself. What may still go on proves nothing.
+        if let (Ok(Exit::Done), Some(acted)) = (&climbed, heal.acted()) {
+            self.renewals.lock().await.insert(node.to_owned(), looks.since(acted));
+        }
         for record in &heal.records {
             let kept = Kept::of(node, record);
             self.book.keep(&kept).map_err(|e| Failure { why: chain(&e), retryable: false })?;
@@ -120,9 +134,13 @@ impl Real<'_> {
         }
     }
 
+    fn ssh(&self, node: &str) -> &str {
+        self.session.config.as_ref().and_then(|c| c.ssh(node)).unwrap_or_default()
+    }
+
     /// Starts the agent's unit, and waits until the agent answers.
     async fn start(&self, node: &str) -> Result<(), Failure> {
-        let target = self.session.config.as_ref().and_then(|c| c.ssh(node)).unwrap_or_default();
+        let target = self.ssh(node);
         let fail =
             |why: String| Failure { why: format!("start {node}'s agent: {why}"), retryable: true };
         ssh::start_agent(target).await.map_err(|e| fail(e.to_string()))?;
@@ -138,7 +156,8 @@ impl Real<'_> {
 
     /// The boot a node is in, by whoever can say.
     async fn boot(&self, node: &str) -> Result<Seen, String> {
-        let agent = async { Some(self.session.agent(node).await.ok()?.status.boot_id) };
+        let agent =
+            async { Some(self.missed.agent(self.session, node).await.ok()?.status.boot_id) };
         let cluster = async { self.cluster?.look(node).await.ok()?.boot_id };
         let (agent, cluster) = tokio::join!(agent, cluster);
         match agent.filter(|b| !b.is_empty()).or(cluster) {
@@ -181,6 +200,13 @@ impl Real<'_> {
             before: self.before.get(node).cloned(),
             restarted: restarted.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()),
             boots: (boot, String::new()),
+            renewals: self
+                .renewals
+                .lock()
+                .await
+                .remove(node)
+                .filter(|_| !booted)
+                .unwrap_or_default(),
         };
         verify::node(self.session, self.cluster, node, act, booted).await
     }
@@ -190,10 +216,19 @@ impl World for Real<'_> {
     async fn look(&self, op: &RunbookOp) -> Result<Seen, String> {
         match op {
             RunbookOp::NodeHealed { node } => self.healed(node).await,
-            RunbookOp::AgentStarted { node } => Ok(match self.session.agent(node).await {
-                Ok(agent) => Seen::is(true, format!("{node}: its agent answers by {}", agent.via)),
-                Err(e) => Seen::is(false, e.to_string()),
-            }),
+            RunbookOp::AgentStarted { node } => {
+                // What comes after this is for good: here it is asked afresh, beside SSH.
+                let ways = (self.session.agent(node), ssh::leads(self.ssh(node)));
+                match tokio::join!(ways.0, ways.1) {
+                    (Ok(agent), _) => {
+                        self.missed.forget(node);
+                        Ok(Seen::is(true, format!("{node}: its agent answers by {}", agent.via)))
+                    }
+                    (Err(why), Ok(())) => Ok(Seen::is(false, why.to_string())),
+                    // Where SSH leads nowhere there is nothing to start it by.
+                    (Err(_), Err(e)) => Err(e.to_string()),
+                }
+            }
             RunbookOp::MachineRestarted { node } => self.boot(node).await,
             RunbookOp::ClusterVerified => Ok(match &*self.checked.lock().await {
                 Some(checked) => Seen::is(checked.well, checked.words.clone()),
@@ -209,6 +244,10 @@ impl World for Real<'_> {
     }
 
     async fn act(&self, op: &RunbookOp, _: &Seen) -> Result<(), Failure> {
+        if let Some(node) = op.node() {
+            self.missed.forget(node);
+            self.renewals.lock().await.remove(node);
+        }
         match op {
             RunbookOp::NodeHealed { node } => self.heal(node).await,
             RunbookOp::AgentStarted { node } => self.start(node).await,

@@ -184,7 +184,9 @@ fn done(page: &mut String, story: &Story<'_>) {
     for run in story.runs {
         let phase = PHASES.iter().find(|p| p.number == run.phase());
         let estimate = phase.map_or(0, |p| p.estimate_s);
-        for step in run.steps() {
+        // A report cannot tell how its own writing went.
+        let told = |s: &Taken<'_>| !matches!(s.op, RunbookOp::ReportWritten { .. });
+        for step in run.steps().into_iter().filter(told) {
             let took = match (step.began, step.ended) {
                 (Some(from), Some((to, _))) => span_ms(to.saturating_sub(from)),
                 _ => "-".to_owned(),

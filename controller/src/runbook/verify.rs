@@ -13,13 +13,15 @@ use tokio::time::sleep;
 /// Until an agent that can be reached says healthy, and its guard is gone.
 const SETTLE: Duration = Duration::from_secs(60);
 
-/// What the agent says, after it has had time to come to rest; the text says why it could not be asked.
+/// What the agent says, after it has had time to come to rest, and whether it needed that time; the text says why it could not
+/// be asked.
 async fn agent(
     session: &Session,
     node: &str,
     settle: Duration,
-) -> Result<(Verdict, bool, String), String> {
+) -> (Result<(Verdict, bool, String), String>, bool) {
     let begun = Instant::now();
+    let mut waited = false;
     loop {
         let seen = match session.agent(node).await {
             Ok(agent) => match agent.diagnose().await {
@@ -30,8 +32,9 @@ async fn agent(
         };
         let fine = matches!(&seen, Ok((v, guarded, _)) if words::is_fine(*v) && !guarded);
         if fine || begun.elapsed() > settle {
-            return seen;
+            return (seen, waited);
         }
+        waited = true;
         sleep(Duration::from_secs(2)).await;
     }
 }
@@ -45,7 +48,11 @@ pub async fn node(
     booted: bool,
 ) -> Judgement {
     let settle = if booted { SETTLE * 3 } else { SETTLE };
-    let told = agent(session, node, settle).await;
+    let (told, waited) = agent(session, node, settle).await;
+    if waited {
+        // Something went on at the node until now, if only its guard went: what was seen before that is from before.
+        act.renewals = Default::default();
+    }
     if let Ok((_, _, boot)) = &told {
         act.boots.1.clone_from(boot);
     }

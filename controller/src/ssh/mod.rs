@@ -1,6 +1,7 @@
 //! SSH as a way to an agent's unix socket, for when its own port cannot be reached: the operator's `ssh`, keys and `known_hosts`.
 //!
-//! Nothing is run on the node: `ssh` carries the socket here, and the agent sees root, as it would on the node itself.
+//! `ssh` carries the socket here, and the agent sees root, as it would on the node itself. All that is ever run on the node is its
+//! agent's start, and `true`.
 
 use crate::secret::redact_tokens;
 use std::fs::DirBuilder;
@@ -118,10 +119,19 @@ pub async fn tunnel(target: &str) -> Result<Tunnel, SshError> {
     }
 }
 
-/// Starts the agent's unit on its node; nothing else is ever run there.
+/// Starts the agent's unit on its node.
 pub async fn start_agent(target: &str) -> Result<(), SshError> {
+    run(target, "systemctl start lifeline-agent.service").await
+}
+
+/// Does SSH lead there at all?
+pub async fn leads(target: &str) -> Result<(), SshError> {
+    run(target, "true").await
+}
+
+async fn run(target: &str, line: &str) -> Result<(), SshError> {
     let mut command = ssh();
-    command.args(["--", target, "systemctl start lifeline-agent.service"]);
+    command.args(["--", target, line]);
     let mut child = command.spawn().map_err(SshError::Start)?;
     match timeout(COMMAND, child.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),

@@ -18,6 +18,7 @@ use crate::runbook::card;
 use crate::runbook::conduct::{Conduct, Told, Word};
 use crate::runbook::leg::Halt;
 use crate::runbook::look::{self, Looked};
+use crate::runbook::missed::Missed;
 use crate::runbook::opened::Opened;
 use crate::runbook::real::{Consent, Real};
 use crate::runbook::record::{Papers, runs, usual};
@@ -347,7 +348,15 @@ async fn conduct(
         papers: Papers { book, opened, record, tracker: tracker(record).await },
         asking: Mutex::new(()),
         checked: Mutex::new(None),
+        missed: Missed::default(),
+        renewals: Mutex::default(),
     };
+    if args.resume.is_none() {
+        // Who could not be reached a moment ago is not tried again at once.
+        let ago = Duration::from_millis(wall_ms().saturating_sub(opened.wall_ms));
+        let missed = opened.nodes.iter().filter_map(|n| Some((&n.name, n.unreached.as_ref()?)));
+        missed.for_each(|(node, why)| real.missed.note(node, why, ago));
+    }
     let conduct = Conduct::new(&real, book, opened);
     match interruptible(conduct.run()).await {
         Some(Ok(told)) => tell(&told, book, opened, out),

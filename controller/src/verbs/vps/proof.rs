@@ -152,7 +152,7 @@ impl Rest {
 
 /// Waits until the node is well again, as far as anybody can tell.
 pub async fn rest(desk: &Desk, node: &str, before: Option<Sight>, boots: (String, String)) -> Rest {
-    let act = Act { before, restarted: None, boots };
+    let act = Act { before, boots, ..Act::default() };
     let agent = async {
         let session = desk.session.as_ref()?;
         let begun = Instant::now();
