@@ -1,6 +1,7 @@
 //! A probe of the API server every ten milliseconds from a node's network namespace, as unmarked as the kubelet's own
 //! traffic, each over a connection of its own.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,12 +21,16 @@ pub const EVERY: Duration = Duration::from_millis(10);
 /// A connection through a healthy lab takes well under a millisecond. Shorter than the kernel's first retransmission (1 s), so
 /// that a probe whose SYN was lost counts as lost.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Lost probes closer than this are told as one loss.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// One probe.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
     pub at: Instant,
     pub answered: bool,
+    /// Why it was lost: the error's number, or none when nobody answered in time.
+    pub errno: Option<i32>,
 }
 
 /// Probes until it is told to stop.
@@ -113,7 +118,12 @@ async fn send(api: SocketAddr, stop: &AtomicBool, results: &Arc<Mutex<Vec<Sent>>
             let at = Instant::now();
             let call = tokio::time::timeout(PATIENCE, TcpStream::connect(api)).await;
             let answered = matches!(call, Ok(Ok(_)));
-            results.lock().unwrap_or_else(PoisonError::into_inner).push(Sent { at, answered });
+            let errno = call.ok().and_then(Result::err).and_then(|e| e.raw_os_error());
+            results.lock().unwrap_or_else(PoisonError::into_inner).push(Sent {
+                at,
+                answered,
+                errno,
+            });
         });
     }
     tokio::time::sleep(PATIENCE + EVERY).await;
@@ -128,6 +138,31 @@ pub fn outage(sent: &[Sent]) -> Option<Duration> {
     Some(back - first)
 }
 
+/// The lost ones in words, those that follow each other within [`TOGETHER`] on one line, by the seconds since the beginning.
+#[must_use]
+pub fn losses(sent: &[Sent], begun: Instant) -> Vec<String> {
+    let mut groups: Vec<Vec<&Sent>> = Vec::new();
+    for s in sent.iter().filter(|s| !s.answered) {
+        match groups.last_mut() {
+            Some(group) if group.last().is_some_and(|l| s.at - l.at < TOGETHER) => group.push(s),
+            _ => groups.push(vec![s]),
+        }
+    }
+    let words = |group: &Vec<&Sent>| {
+        let since = |s: &Sent| s.at.saturating_duration_since(begun).as_secs_f64();
+        let (first, last) = (since(group[0]), since(group[group.len() - 1]));
+        let why: BTreeSet<String> = group.iter().map(|s| why(s)).collect();
+        let why = why.into_iter().collect::<Vec<_>>().join("; ");
+        format!("{} lost from {first:.3} s to {last:.3} s: {why}", group.len())
+    };
+    groups.iter().map(words).collect()
+}
+
+fn why(lost: &Sent) -> String {
+    let silence = || format!("no answer within {PATIENCE:?}");
+    lost.errno.map_or_else(silence, |n| std::io::Error::from_raw_os_error(n).to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,7 +170,8 @@ mod tests {
     fn probes(answers: &[bool]) -> Vec<Sent> {
         let begun = Instant::now();
         let at = |n: usize| begun + EVERY * u32::try_from(n).unwrap_or(0);
-        answers.iter().enumerate().map(|(n, a)| Sent { at: at(n), answered: *a }).collect()
+        let sent = |(n, a): (usize, &bool)| Sent { at: at(n), answered: *a, errno: None };
+        answers.iter().enumerate().map(sent).collect()
     }
 
     #[test]
@@ -144,5 +180,19 @@ mod tests {
         assert_eq!(outage(&sent), Some(EVERY * 4));
         assert_eq!(outage(&probes(&[true, true])), None);
         assert_eq!(outage(&probes(&[true, false])), None);
+    }
+
+    #[test]
+    fn losses_that_follow_each_other_are_one_line_that_says_when_and_why() {
+        let mut sent = probes(&[true, false, false, true]);
+        let begun = sent[0].at;
+        sent.push(Sent { at: begun + TOGETHER * 2, answered: false, errno: Some(101) });
+        assert_eq!(
+            losses(&sent, begun),
+            [
+                "2 lost from 0.010 s to 0.020 s: no answer within 500ms",
+                "1 lost from 2.000 s to 2.000 s: Network is unreachable (os error 101)",
+            ]
+        );
     }
 }

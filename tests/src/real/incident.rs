@@ -3,7 +3,7 @@
 //! The acts are as in the quick gear, with the cluster's view beside the node's. Whoever acts begins when the control plane says
 //! NotReady: that is what somebody saw on that day. In the third act it never says so.
 
-use std::path::Path as File;
+use std::path::{Path as File, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -57,14 +57,28 @@ pub fn tell(
     }
     clear(lab, progress)?;
     progress.say("── by operator: ctl heal ──");
-    let report = std::path::absolute(report).context("find the report's place")?;
+    let report = place(report)?;
     let operator =
         act(lab, "by operator", progress, |lab, progress| by_operator(lab, &report, progress))?;
     progress.say(format!("the incident report: {}", report.display()));
     clear(lab, progress)?;
-    progress.say("── by itself: both agents in heal mode, and nobody at all ──");
-    let itself = itself::act(lab, &report, alone, progress)?;
+    let itself = tell_itself(lab, &report, alone, progress)?;
     Ok(vec![hand, operator, itself])
+}
+
+/// The third act alone.
+pub fn tell_itself(
+    lab: &Lab,
+    report: &File,
+    alone: Duration,
+    progress: &Progress,
+) -> anyhow::Result<Act> {
+    progress.say("── by itself: both agents in heal mode, and nobody at all ──");
+    itself::act(lab, &place(report)?, alone, progress)
+}
+
+fn place(report: &File) -> anyhow::Result<PathBuf> {
+    std::path::absolute(report).context("find the report's place")
 }
 
 fn act(

@@ -140,7 +140,11 @@ fn stand_by(
     ));
     follow(lab, begun + alone, progress)?;
     let captures = captor.times();
-    let sent: Vec<Sent> = probes.into_iter().flat_map(Probe::end).collect();
+    let sent: Vec<Vec<Sent>> = probes.into_iter().map(Probe::end).collect();
+    for (node, sent) in nodes.iter().zip(&sent) {
+        tell_losses(node, sent, begun, progress)?;
+    }
+    let sent: Vec<Sent> = sent.into_iter().flatten().collect();
     let lost = sent.iter().filter(|s| !s.answered).count();
     progress.say(format!(
         "{} s are over; of {} probes from both workers {lost} were lost, and the exit node took the default route of {NODE} {} times",
@@ -154,6 +158,30 @@ fn stand_by(
         progress.say(format!("the agent of {node} opened by itself: {}", own.join(", ")));
     }
     Ok(Seen { begun, captures, sent, own })
+}
+
+/// What was lost and when, beside what the node's agent says of its guard in that time.
+fn tell_losses(
+    node: &Node,
+    sent: &[Sent],
+    begun: Instant,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let losses = probe::losses(sent, begun);
+    if losses.is_empty() {
+        return Ok(());
+    }
+    let name = node.name();
+    losses.iter().for_each(|loss| progress.say(format!("    {name}: {loss}")));
+    let since = begun.elapsed().as_secs() + 1;
+    let guard = format!(
+        "journalctl -u lifeline-agent -o short-precise --no-pager --since '{since} s ago' | grep guard"
+    );
+    let said = node.sh(&guard)?;
+    let began = jiff::Timestamp::now() - begun.elapsed();
+    progress.say(format!("    {name}: the seconds count from {began}; its agent said meanwhile:"));
+    said.stdout.lines().for_each(|line| progress.say(format!("        {line}")));
+    Ok(())
 }
 
 /// The agent's own incidents, the latest first.

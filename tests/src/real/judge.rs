@@ -30,31 +30,44 @@ pub fn judge(acts: &[Act]) -> Result<(), String> {
     }
     let strange = operator.left.iter().filter(|d| !is_rewritten(d) && !super::faults::is_kept(d));
     wrong.extend(strange.map(|d| format!("by operator differs from before: {d}")));
+    wrong.extend(dead(operator));
+    wrong.extend(judge_itself(itself).err());
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+/// The act in which nobody does anything, alone.
+pub fn judge_itself(itself: &Act) -> Result<(), String> {
     let ours = |d: &Difference| d.to_string().contains("proto 213");
     let own = |d: &Difference| is_the_culprits(d) || is_rewritten(d) || ours(d);
     let strange = itself.left.iter().filter(|d| !own(d));
-    wrong.extend(strange.map(|d| format!("by itself differs from before: {d}")));
+    let mut wrong: Vec<_> =
+        strange.map(|d| format!("by itself differs from before: {d}")).collect();
     if itself.missed > 0 || itself.not_ready {
         wrong.push(format!(
             "by itself {} leases were missed, NotReady: {}",
             itself.missed, itself.not_ready
         ));
     }
-    for act in [operator, itself] {
-        let works = |what: &str| Way::ALL.iter().any(|w| w.told() == what);
-        for (what, is) in &act.cluster {
-            let zero = *what == PODS || (act.name == itself.name && [LOST, MORNING].contains(what));
-            let bad = zero && is != "0"
-                || works(what) && is != "works"
-                || *what == REPORT && is != NONE && is != "yes"
-                // One is the incident; the second is the workload that keeps trying.
-                || *what == CAPTURES && act.name == itself.name && ["0", "1"].contains(&is.as_str());
-            if bad {
-                wrong.push(format!("{}, {what}: {is}", act.name));
-            }
+    wrong.extend(dead(itself));
+    for (what, is) in &itself.cluster {
+        // One capture is the incident; the second is the workload that keeps trying.
+        let once = *what == CAPTURES && ["0", "1"].contains(&is.as_str());
+        if once || [LOST, MORNING].contains(what) && is != "0" {
+            wrong.push(format!("by itself, {what}: {is}"));
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+/// What of the cluster does not work in the end, and what the report should say and does not.
+fn dead(act: &Act) -> impl Iterator<Item = String> {
+    let bad = |(what, is): &&(&str, String)| {
+        let works = Way::ALL.iter().any(|w| w.told() == *what);
+        *what == PODS && is != "0"
+            || works && is != "works"
+            || *what == REPORT && is != NONE && is != "yes"
+    };
+    act.cluster.iter().filter(bad).map(|(what, is)| format!("{}, {what}: {is}", act.name))
 }
 
 /// What a living culprit keeps: Tailscale's rules, its marks as nft shows them, and its pod's processes.
