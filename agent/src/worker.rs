@@ -47,6 +47,8 @@ struct Told {
     mirror: bool,
     moved: bool,
     base: Option<Arc<Baseline>>,
+    /// How often an operator's recovery has ended.
+    forgiven: u64,
 }
 
 impl Worker {
@@ -83,7 +85,7 @@ impl Worker {
             _ if told.mirror => Stand::GuardByMirror,
             _ => Stand::Guard,
         };
-        Order { stand, base: told.base.clone(), moved: told.moved }
+        Order { stand, base: told.base.clone(), moved: told.moved, forgiven: told.forgiven }
     }
 }
 
@@ -173,6 +175,10 @@ impl Node for Worker {
         }
         self.guard.order(self.order());
         self.guard.settled(GUARD).await;
+    }
+
+    fn forgive(&self) {
+        self.told().forgiven += 1;
     }
 
     fn guard(&self) -> metrics::Guard {

@@ -130,7 +130,7 @@ async fn until(what: &str, limit: Duration, holds: impl Fn() -> bool) -> Duratio
 async fn stand(stand: Stand) -> (Kernel, Guard) {
     let kernel = Kernel::open().unwrap();
     let base = baseline(&kernel).await;
-    let order = Order { stand, base: Some(base), moved: false };
+    let order = Order { stand, base: Some(base), moved: false, forgiven: 0 };
     let guard = Guard::start(kernel.clone(), Policy::default(), order).unwrap();
     let state = guard.settled(Duration::from_secs(5)).await;
     assert_eq!(state.trouble, None);
@@ -178,11 +178,56 @@ fn rules_are_a_warning_and_the_route_that_follows_captures_nothing() {
             assert_eq!(dev("192.168.2.50"), "eth0", "{}", now());
         }
         assert_eq!(dev("203.0.113.10 mark 0x1000"), "tailscale0", "it would have been captured");
-        // The daemon is asked to let go and keeps its rules: that is no new warning.
+        // The daemon is asked to let go and keeps its rules: that is no new warning, but a route is all it needs.
         tokio::time::sleep(Duration::from_millis(200)).await;
         ip("route flush table 52");
-        until("lowered", Duration::from_secs(6), || !raised()).await;
+        let stood = until("lowered", Duration::from_secs(13), || !raised()).await;
+        assert!(stood > Duration::from_secs(9), "lowered after {stood:?}");
         assert_eq!(guard.state().trouble, None);
+    });
+}
+
+#[test]
+fn who_captures_again_without_a_warning_finds_the_guard_still_standing() {
+    alone(|| async {
+        let (kernel, guard) = stand(Stand::Guard).await;
+        capture();
+        until("raised", Duration::from_secs(1), || guard.state().guarded).await;
+        for _ in 0..2 {
+            ip("route flush table 52");
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            ip(ROUTES[0]);
+            assert_eq!(dev("203.0.113.10"), "eth0", "at once\n{}", ip("rule"));
+            assert_eq!(dev("203.0.113.10 mark 0x1000"), "tailscale0", "it would be captured");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        ip("route flush table 52");
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        assert!(ip("rule").contains("to 203.0.113.10"), "it has come back before");
+        // An operator's recovery has ended meanwhile.
+        let base = Some(baseline(&kernel).await);
+        guard.order(Order { stand: Stand::Guard, base, moved: false, forgiven: 1 });
+        guard.settled(Duration::from_secs(2)).await;
+        assert!(!ip("rule").contains("to 203.0.113.10"), "it goes at once");
+    });
+}
+
+#[test]
+fn a_daemon_that_puts_its_rules_back_at_once_warns_again() {
+    alone(|| async {
+        let (_kernel, guard) = stand(Stand::Guard).await;
+        capture();
+        until("raised", Duration::from_secs(1), || guard.state().guarded).await;
+        ip("route flush table 52");
+        until("lowered", Duration::from_secs(13), || !guard.state().guarded).await;
+        // tailscaled's start, after an end that left everything. The guard cannot look between: there is one thread.
+        for rule in RULES {
+            ip(&rule.replacen("add", "del", 1));
+            ip(rule);
+        }
+        until("raised", Duration::from_secs(1), || guard.state().guarded).await;
+        ip(ROUTES[0]);
+        assert_eq!(dev("203.0.113.10"), "eth0", "{}", ip("rule"));
     });
 }
 
@@ -243,6 +288,7 @@ fn the_guard_goes_when_the_captor_has_gone_and_nothing_of_ours_stays_when_told_s
             stand: Stand::Nothing,
             base: Some(baseline(&kernel).await),
             moved: false,
+            forgiven: 0,
         });
         guard.settled(Duration::from_secs(2)).await;
         assert_eq!(before, tables());

@@ -14,6 +14,19 @@ use alloc::vec::Vec;
 /// How long a precaution stands, milliseconds: ten times what was measured between rules and route of a real tailscaled.
 pub const EXPIRY_MS: u64 = 30_000;
 
+/// How long the guard outlasts a captor that has let go and has gone, milliseconds: daemons put their rules back after 250 ms (R4).
+pub const LINGER_MS: u64 = 3_000;
+
+/// The same while its rule still stands, milliseconds: a route is all it needs to capture again, and of that nobody warns. A
+/// script that insisted on its exit node was seen to set it again after four seconds.
+pub const WARY_MS: u64 = 10_000;
+
+/// The same for one that has come back already, milliseconds, and how long it is remembered: as long as the hold-down.
+pub const PROVEN_MS: u64 = 600_000;
+
+/// More captors than this are not remembered, the oldest first.
+const MEMORY: usize = 64;
+
 /// Which threats there are, and since when.
 #[derive(Clone, Debug, Default)]
 pub struct Threats {
@@ -23,28 +36,40 @@ pub struct Threats {
 #[derive(Clone, Debug)]
 struct Known {
     rule: Rule,
+    /// It stands, as of the last look.
+    there: bool,
+    /// Since when it stands.
     since_ms: u64,
-    /// It has captured: from then on it is a captor, and when it lets go the guard goes as after any capture.
+    /// It has captured since it stands: it is a captor now, and no precaution is needed against it.
     spent: bool,
+    /// It captures, as of the last look.
+    captures: bool,
+    /// How often it began to.
+    times: u32,
+    /// When it last did.
+    last_ms: u64,
 }
 
 impl Threats {
     /// The threats that a precaution should stand against now. Only a change makes one: a rule that has been there for
     /// longer than [`EXPIRY_MS`] is none any more.
     ///
-    /// `now_ms` is any clock that never goes back.
+    /// `anew` when somebody has added a rule since the last look: one that was deleted and put back at once looks as if it had
+    /// never gone, and a daemon that is started again does that. `now_ms` is any clock that never goes back.
     pub fn fresh(
         &mut self,
         rules: &[Rule],
         base: &Baseline,
         caught: &[Captured<'_>],
+        anew: bool,
         now_ms: u64,
     ) -> Vec<Rule> {
         let there = could_capture(rules, base);
-        self.known.retain(|k| there.contains(&&k.rule));
-        for rule in there {
-            if !self.known.iter().any(|k| k.rule == *rule) {
-                self.known.push(Known { rule: rule.clone(), since_ms: now_ms, spent: false });
+        for rule in &there {
+            match self.known.iter_mut().find(|k| k.rule == **rule) {
+                Some(k) if !k.there || anew => (k.since_ms, k.spent) = (now_ms, false),
+                Some(_) => {}
+                None => self.known.push(Known::of(rule, now_ms)),
             }
         }
         let captors: Vec<u32> = caught
@@ -55,13 +80,56 @@ impl Threats {
             })
             .collect();
         for k in &mut self.known {
-            k.spent |= captors.contains(&k.rule.pref);
+            k.there = there.contains(&&k.rule);
+            let captures = k.there && captors.contains(&k.rule.pref);
+            k.times += u32::from(captures && !k.captures);
+            k.spent |= captures;
+            if captures {
+                k.last_ms = now_ms;
+            }
+            k.captures = captures;
         }
+        self.known.retain(|k| k.there || k.is_remembered(now_ms));
+        let over = self.known.len().saturating_sub(MEMORY);
+        self.known.drain(..over);
         self.known
             .iter()
-            .filter(|k| !k.spent && now_ms.saturating_sub(k.since_ms) < EXPIRY_MS)
+            .filter(|k| k.there && !k.spent && now_ms.saturating_sub(k.since_ms) < EXPIRY_MS)
             .map(|k| k.rule.clone())
             .collect()
+    }
+
+    /// How long the guard is to outlast the last capture, milliseconds, by the captors whose rules still stand.
+    pub fn linger_ms(&self, now_ms: u64) -> u64 {
+        let wary = |k: &Known| match k.times {
+            1 => WARY_MS,
+            _ => PROVEN_MS,
+        };
+        let standing = self.known.iter().filter(|k| k.there && k.is_remembered(now_ms));
+        standing.map(wary).max().unwrap_or(LINGER_MS)
+    }
+
+    /// An operator has looked after the node: what is left was meant to be left, and is not held against anybody any more.
+    pub fn forgive(&mut self) {
+        self.known.iter_mut().for_each(|k| k.times = 0);
+    }
+}
+
+impl Known {
+    fn of(rule: &Rule, now_ms: u64) -> Self {
+        Self {
+            rule: rule.clone(),
+            there: true,
+            since_ms: now_ms,
+            spent: false,
+            captures: false,
+            times: 0,
+            last_ms: 0,
+        }
+    }
+
+    fn is_remembered(&self, now_ms: u64) -> bool {
+        self.times > 0 && now_ms.saturating_sub(self.last_ms) < PROVEN_MS
     }
 }
 

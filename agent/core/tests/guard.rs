@@ -12,7 +12,7 @@ use lifeline_core::guard::{self, Stand, Tables, Wanted};
 use lifeline_core::observation::{Action, Observation, Rule, TABLE_MAIN};
 use lifeline_core::policy::Policy;
 use lifeline_core::text;
-use lifeline_core::threat::{EXPIRY_MS, Threats};
+use lifeline_core::threat::{EXPIRY_MS, LINGER_MS, PROVEN_MS, Threats, WARY_MS};
 use std::net::IpAddr;
 
 const HEALTHY: &str = "\
@@ -284,7 +284,7 @@ rule 5270 lookup 52
 
 fn fresh(threats: &mut Threats, seen: &Observation, base: &Baseline, now_ms: u64) -> Vec<u32> {
     let caught = guard::captured(&seen.rules, &seen.routes, base);
-    threats.fresh(&seen.rules, base, &caught, now_ms).iter().map(|r| r.pref).collect()
+    threats.fresh(&seen.rules, base, &caught, false, now_ms).iter().map(|r| r.pref).collect()
 }
 
 #[test]
@@ -326,6 +326,70 @@ fn a_captor_that_lets_go_is_no_threat_any_more() {
     assert!(fresh(&mut threats, &look(&[HEALTHY, TAILSCALE]), &base, 0).is_empty());
     let asked = look(&[HEALTHY, RULES_ONLY]);
     assert!(fresh(&mut threats, &asked, &base, 1_000).is_empty(), "its guard goes at once");
+}
+
+#[test]
+fn a_captor_whose_rule_still_stands_is_not_trusted_and_one_that_came_back_even_less() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    let (captures, quiet, gone) =
+        (look(&[HEALTHY, TAILSCALE]), look(&[HEALTHY, RULES_ONLY]), look(&[HEALTHY]));
+    fresh(&mut threats, &quiet, &base, 0);
+    assert_eq!(threats.linger_ms(0), LINGER_MS, "it has not captured yet");
+    fresh(&mut threats, &captures, &base, 1_000);
+    fresh(&mut threats, &captures, &base, 2_000);
+    fresh(&mut threats, &quiet, &base, 3_000);
+    assert_eq!(threats.linger_ms(3_000), WARY_MS, "it captured once, and its rule stands");
+    fresh(&mut threats, &captures, &base, 4_000);
+    fresh(&mut threats, &quiet, &base, 5_000);
+    assert_eq!(threats.linger_ms(5_000), PROVEN_MS, "it did it again without a warning");
+    fresh(&mut threats, &gone, &base, 6_000);
+    assert_eq!(threats.linger_ms(6_000), LINGER_MS, "without its rule it cannot");
+    let back = fresh(&mut threats, &quiet, &base, 7_000);
+    assert_eq!(back, [5_270], "a rule that is put back is a threat");
+    assert_eq!(threats.linger_ms(7_000), PROVEN_MS, "by one that is remembered");
+    let later = 4_000 + PROVEN_MS;
+    fresh(&mut threats, &quiet, &base, later);
+    assert_eq!(threats.linger_ms(later), LINGER_MS, "not for ever");
+}
+
+#[test]
+fn who_was_dealt_with_by_an_operator_is_not_held_to_do_it_again() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    for (now, captured) in
+        [(0, TAILSCALE), (1_000, RULES_ONLY), (2_000, TAILSCALE), (3_000, RULES_ONLY)]
+    {
+        fresh(&mut threats, &look(&[HEALTHY, captured]), &base, now);
+    }
+    assert_eq!(threats.linger_ms(3_000), PROVEN_MS);
+    threats.forgive();
+    assert_eq!(threats.linger_ms(3_000), LINGER_MS);
+    fresh(&mut threats, &look(&[HEALTHY, TAILSCALE]), &base, 4_000);
+    fresh(&mut threats, &look(&[HEALTHY, RULES_ONLY]), &base, 5_000);
+    assert_eq!(threats.linger_ms(5_000), WARY_MS, "but watched from there on");
+}
+
+#[test]
+fn a_rule_that_was_put_back_between_two_looks_is_a_threat_anew() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    let quiet = look(&[HEALTHY, RULES_ONLY]);
+    fresh(&mut threats, &look(&[HEALTHY, TAILSCALE]), &base, 0);
+    assert!(fresh(&mut threats, &quiet, &base, EXPIRY_MS).is_empty());
+    let none = guard::captured(&quiet.rules, &quiet.routes, &base);
+    let anew = threats.fresh(&quiet.rules, &base, &none, true, EXPIRY_MS + 1);
+    assert_eq!(anew.len(), 1, "somebody added a rule: a daemon that starts again does so");
+    assert!(fresh(&mut threats, &quiet, &base, EXPIRY_MS * 2 + 1).is_empty(), "for a while");
+}
+
+#[test]
+fn only_so_many_captors_are_remembered() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    for n in 0..200u64 {
+        let rule = format!("rule {} lookup 52\n", 1_000 + n);
+        let seen = look(&[HEALTHY, "route 52 default dev tailscale0 proto boot\n", &rule]);
+        fresh(&mut threats, &seen, &base, n);
+        fresh(&mut threats, &look(&[HEALTHY]), &base, n);
+    }
+    assert!(format!("{threats:?}").matches("last_ms").count() <= 64);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 mod hands;
 
 use crate::event;
-use crate::netlink::{Kernel, NetlinkError};
+use crate::netlink::{Hint, Kernel, NetlinkError};
 use hands::Quick;
 use lifeline_core::baseline::Baseline;
 use lifeline_core::fib::Answer;
@@ -26,8 +26,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 const COALESCE: Duration = Duration::from_millis(5);
 /// At most twenty batches a second, whatever somebody does to the rules.
 const AT_LEAST: Duration = Duration::from_millis(50);
-/// The guard goes when its captor has been gone for this long: daemons put their rules back after 250 ms (R4).
-const LINGER: Duration = Duration::from_secs(3);
 /// Looked at anew without any hint, in case one was lost.
 const TICK: Duration = Duration::from_secs(2);
 /// How long one batch may take.
@@ -42,6 +40,8 @@ pub struct Order {
     pub base: Option<Arc<Baseline>>,
     /// The network has moved and works: the lifeline path follows the node's own `main`, not the baseline's.
     pub moved: bool,
+    /// How often an operator's recovery has ended: after each, who captured before is no longer held to do it again.
+    pub forgiven: u64,
 }
 
 /// How it stands.
@@ -142,6 +142,8 @@ impl Guard {
             begun: Instant::now(),
             clear_since: None,
             standing: false,
+            anew: false,
+            forgiven: 0,
         };
         let task = tokio::spawn(async move { keeper.keep(events).await });
         Ok(Self { order, state, notes, task })
@@ -192,6 +194,10 @@ struct Keeper {
     /// Since when nothing captures although our guard stands.
     clear_since: Option<Instant>,
     standing: bool,
+    /// Somebody has added a rule since the last look.
+    anew: bool,
+    /// As of the last order.
+    forgiven: u64,
 }
 
 impl Keeper {
@@ -208,10 +214,13 @@ impl Keeper {
             tokio::select! {
                 changed = self.orders.changed() => if changed.is_err() { return },
                 hints = events.next() => match hints {
-                    Some(_) => sleep(COALESCE).await,
+                    Some(hints) => {
+                        self.anew |= hints.contains(&Hint::RuleAdded);
+                        sleep(COALESCE).await;
+                    }
                     // The socket is gone: open anew, and look at once, as something may have been missed.
                     None => match self.kernel.events() {
-                        Ok(fresh) => events = fresh,
+                        Ok(fresh) => (events, self.anew) = (fresh, true),
                         Err(e) => { self.trouble(chain(&e)); sleep(TICK).await; }
                     },
                 },
@@ -238,7 +247,11 @@ impl Keeper {
         let mirror = if order.moved || base.routes.is_empty() { &own } else { &base.routes };
         let caught = guard::captured(&quick.rules, &quick.routes, base);
         let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let threats = self.threats.fresh(&quick.rules, base, &caught, now_ms);
+        if core::mem::replace(&mut self.forgiven, order.forgiven) != order.forgiven {
+            self.threats.forgive();
+        }
+        let anew = core::mem::take(&mut self.anew);
+        let threats = self.threats.fresh(&quick.rules, base, &caught, anew, now_ms);
         let judge = |stand| {
             guard::wanted(
                 Tables {
@@ -258,14 +271,15 @@ impl Keeper {
         let watchful = matches!(order.stand, Stand::Guard | Stand::GuardByMirror);
         let mut again = TICK;
         if stands && !wanted.guarded && watchful && wanted.no_room.is_none() {
-            // Nothing captures any more. It lingers, because a daemon that fights back returns within 250 ms.
+            // Nothing captures any more. It lingers, because who has captured may do it again, and does not always warn.
             let since = *self.clear_since.get_or_insert_with(Instant::now);
-            if since.elapsed() < LINGER {
+            let linger = Duration::from_millis(self.threats.linger_ms(now_ms));
+            if since.elapsed() < linger {
                 let keep =
                     quick.rules.iter().filter(|r| lifeline_core::fib::is_ours(r) && r.to.is_some());
                 wanted.rules.extend(keep.cloned());
                 wanted.guarded = true;
-                again = (LINGER - since.elapsed()).max(AT_LEAST);
+                again = linger.saturating_sub(since.elapsed()).clamp(AT_LEAST, TICK);
             }
         } else {
             self.clear_since = None;

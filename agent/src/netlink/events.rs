@@ -4,6 +4,7 @@
 //! one hint.
 
 use super::{Kernel, NetlinkError, widen};
+use lifeline_core::fib::PROTOCOL;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::{
     AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE,
@@ -29,6 +30,8 @@ const GROUPS: [MulticastGroup; 10] = [
     MulticastGroup::Nexthop,
 ];
 const ENOBUFS: i32 = 105;
+const NEWRULE: u16 = 32;
+const FRA_PROTOCOL: u16 = 21;
 
 /// What kind of thing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +39,8 @@ const ENOBUFS: i32 = 105;
 pub enum Hint {
     /// A policy rule.
     Rule = 1,
+    /// A policy rule that somebody else than we has added: one that is deleted and put back at once is seen by this alone.
+    RuleAdded = 64,
     /// A route or a next hop.
     Route = 2,
     /// A device.
@@ -49,8 +54,15 @@ pub enum Hint {
 }
 
 impl Hint {
-    const ALL: [Self; 6] =
-        [Self::Rule, Self::Route, Self::Link, Self::Addr, Self::Netconf, Self::Overrun];
+    const ALL: [Self; 7] = [
+        Self::Rule,
+        Self::RuleAdded,
+        Self::Route,
+        Self::Link,
+        Self::Addr,
+        Self::Netconf,
+        Self::Overrun,
+    ];
 
     fn of(kind: u16) -> Option<Self> {
         match kind {
@@ -171,13 +183,33 @@ async fn listen(socket: TokioSocket, shared: Arc<Shared>) {
     shared.bell.notify_one();
 }
 
-/// The kinds in a datagram, from its headers alone.
+/// Does a rule's message carry our protocol? Attributes follow a netlink header of 16 and a rule's of 12 bytes.
+fn is_ours(message: &[u8]) -> bool {
+    let mut attributes = message.get(28..).unwrap_or_default();
+    while let [a, b, c, d, value, ..] = *attributes {
+        let (len, kind) = (usize::from(u16::from_ne_bytes([a, b])), u16::from_ne_bytes([c, d]));
+        if kind == FRA_PROTOCOL {
+            return value == PROTOCOL;
+        }
+        // Shorter than its own header cannot be: what follows cannot be told, and is taken for somebody's.
+        if len < 4 {
+            return false;
+        }
+        attributes = attributes.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
+}
+
+/// The kinds in a datagram, from its headers, and of a rule whose it is.
 fn hints(mut datagram: &[u8]) -> u8 {
     let mut bits = 0;
     while let (Some(len), Some(kind)) = (datagram.get(..4), datagram.get(4..6)) {
         let len = u32::from_ne_bytes([len[0], len[1], len[2], len[3]]) as usize;
         let kind = u16::from_ne_bytes([kind[0], kind[1]]);
         bits |= Hint::of(kind).map_or(0, |h| h as u8);
+        if kind == NEWRULE && !is_ours(datagram.get(..len).unwrap_or(datagram)) {
+            bits |= Hint::RuleAdded as u8;
+        }
         if len < 16 {
             // Cannot be; but what follows cannot be told either.
             return bits | Hint::Overrun as u8;
@@ -200,8 +232,35 @@ mod tests {
 
     #[test]
     fn a_datagram_of_several_messages_gives_every_kind_once() {
-        let datagram = [header(32), header(24), header(24), header(80), header(104)].concat();
+        let datagram = [header(33), header(24), header(24), header(80), header(104)].concat();
         assert_eq!(hints(&datagram), Hint::Rule as u8 | Hint::Route as u8 | Hint::Netconf as u8);
+    }
+
+    #[test]
+    fn a_rule_is_said_to_be_added_unless_it_is_ours() {
+        let rule = |kind: u16, attributes: &[u8]| {
+            let mut bytes = header(kind);
+            bytes.extend_from_slice(&[0; 12]);
+            bytes.extend_from_slice(attributes);
+            let len = u32::try_from(bytes.len()).unwrap();
+            bytes[..4].copy_from_slice(&len.to_ne_bytes());
+            bytes
+        };
+        let attribute = |kind: u16, value: u8| {
+            [5u16.to_ne_bytes(), kind.to_ne_bytes(), [value, 0], [0, 0]].concat()
+        };
+        let of =
+            |protocol| rule(32, &[attribute(6, 1), attribute(FRA_PROTOCOL, protocol)].concat());
+        let added = Hint::Rule as u8 | Hint::RuleAdded as u8;
+        assert_eq!(hints(&of(PROTOCOL)), Hint::Rule as u8);
+        assert_eq!(hints(&of(0)), added);
+        assert_eq!(
+            hints(&rule(32, &[])),
+            added,
+            "one that does not say whose it is is nobody of ours"
+        );
+        assert_eq!(hints(&[of(PROTOCOL), of(2)].concat()), added);
+        assert_eq!(hints(&rule(33, &attribute(FRA_PROTOCOL, 2))), Hint::Rule as u8, "it goes");
     }
 
     #[test]

@@ -83,7 +83,11 @@ impl<N: Node> Inner<N> {
     /// Climbs until the end. The guard may stand all the while.
     pub async fn heal(&self, told: &mut Told, incident: Incident) -> Result<End, Halt> {
         self.node.hold(true).await;
+        let alone = incident.alone;
         let end = self.climb(told, incident).await;
+        if !alone {
+            self.node.forgive();
+        }
         // Left for the next start: the guard stays until that has looked.
         if !matches!(end, Err(Halt::Leaving)) {
             self.node.hold(false).await;

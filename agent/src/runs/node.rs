@@ -30,6 +30,9 @@ pub trait Node: Send + Sync + 'static {
     /// While a recovery is under way the guard may stand, whatever the mode. Returns when it has been seen to.
     fn hold(&self, recovering: bool) -> impl Future<Output = ()> + Send;
 
+    /// An operator's recovery is over: at the next [`Self::hold`] the guard goes as if nobody had captured before.
+    fn forgive(&self) {}
+
     /// More evidence than a look holds, as files: what a unit's journal said last. Bounded, and never a reason to wait.
     fn testify(&self) -> impl Future<Output = Vec<(&'static str, Vec<u8>)>> + Send {
         async { Vec::new() }
