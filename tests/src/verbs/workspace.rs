@@ -9,32 +9,47 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use lifeline_lab::progress::Progress;
 
-/// The tests of the workspace, by cargo's own runner and with its own summary lines. A round that fails is tried once
-/// more, aloud: some of these tests have the kernel's and systemd's own timing in them.
+/// Most tests of the workspace wait for something most of the time, for a kernel's timer or for a retry that is due.
+const THREADS: &str = "6";
+
+/// The tests of the workspace, by cargo's own runner and with its own summary lines. What fails is tried once more, aloud: some of
+/// these tests have the kernel's and systemd's own timing in them.
 pub fn test(progress: &Progress) -> anyhow::Result<()> {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let round = || {
-        let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-        cargo.args([
-            "test",
-            "--workspace",
-            "--locked",
-            "--no-fail-fast",
-            "--manifest-path",
-            manifest,
-        ]);
-        cargo.status().context("run cargo test")
-    };
     progress.say("the workspace's own tests");
-    if round()?.success() {
-        return Ok(());
+    let failed = round(&[])?;
+    let Err(targets) = failed else { return Ok(()) };
+    let named = if targets.is_empty() { "all of them".to_owned() } else { targets.join(" ") };
+    progress.say(format!("the workspace's own tests failed; once more: {named}"));
+    match round(&targets)? {
+        Ok(()) => Ok(()),
+        Err(_) => bail!("the workspace's own tests failed twice"),
     }
-    progress.say("the workspace's own tests failed; once more");
-    let status = round()?;
-    if !status.success() {
-        bail!("the workspace's own tests failed twice ({status})");
+}
+
+/// One round of these targets, or of all when none is named; which of them failed, as cargo's arguments.
+fn round(targets: &[String]) -> anyhow::Result<Result<(), Vec<String>>> {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    cargo.args(["test", "--workspace", "--locked", "--no-fail-fast", "--manifest-path", manifest]);
+    cargo.args(targets);
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        cargo.env("RUST_TEST_THREADS", THREADS);
     }
-    Ok(())
+    let mut child = cargo.stderr(Stdio::piped()).spawn().context("run cargo test")?;
+    let mut failed = Vec::new();
+    for line in child.stderr.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+        let line = line.context("listen to cargo test")?;
+        eprintln!("{line}");
+        failed.extend(failed_target(&line));
+    }
+    let status = child.wait().context("wait for cargo test")?;
+    Ok(if status.success() { Ok(()) } else { Err(failed.concat()) })
+}
+
+/// The target that a line of cargo's last words names, ``    `-p lifeline-lab --test faults` ``, without its package.
+fn failed_target(line: &str) -> Option<Vec<String>> {
+    let named = line.strip_prefix("    `-p ")?.strip_suffix('`')?;
+    Some(named.split_whitespace().skip(1).map(str::to_owned).collect())
 }
 
 /// Builds the workspace, so that nothing the lab starts is stale: `cargo run` built only this program.
@@ -73,4 +88,18 @@ pub fn build_as(release: bool, progress: &Progress) -> anyhow::Result<()> {
     }
     progress.say("workspace built");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cargo_says_has_failed_is_what_is_tried_again() {
+        let of = |line| failed_target(line).map(|words| words.join(" "));
+        assert_eq!(of("    `-p lifeline-lab --test faults`").as_deref(), Some("--test faults"));
+        assert_eq!(of("    `-p lifeline-core --lib`").as_deref(), Some("--lib"));
+        assert_eq!(of("error: 2 targets failed:"), None);
+        assert_eq!(of("   Compiling lifeline-lab v0.1.0"), None);
+    }
 }
