@@ -177,7 +177,10 @@ fn leaks(lab: &Lab, said: &str, arguments: &secret::Arguments) -> Result<Vec<Str
     let mut leaks: Vec<String> =
         arguments.with.iter().map(|program| format!("in the arguments of {program}")).collect();
     if !arguments.asked_op {
-        leaks.push(format!("nowhere, but op was not seen either in {} looks", arguments.looks));
+        leaks.push(format!(
+            "nowhere, but op was not seen either in {} looks at {} processes",
+            arguments.looks, arguments.processes
+        ));
     }
     if secret::holds(said.as_bytes()) {
         leaks.push("in what it said".to_owned());
