@@ -139,7 +139,7 @@ impl<N: Node> Sight<N> {
         // Looks overlap: one that began earlier and ended later does not speak over a newer one.
         let known = self.latest.borrow().as_ref().map(|known| known.began);
         if known.is_none_or(|known| known <= glance.began) {
-            self.node.heed(&glance.diagnosis, &glance.base);
+            self.node.heed(&glance.seen, &glance.diagnosis, &glance.base);
             self.latest.send_replace(Some(glance.clone()));
         }
         glance

@@ -10,9 +10,10 @@ use crate::sight::chain;
 use lifeline_core::baseline::{self, Baseline};
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::engine::Failure;
+use lifeline_core::filter::{self, Marked};
 use lifeline_core::guard::Stand;
 use lifeline_core::metrics;
-use lifeline_core::observation::Observation;
+use lifeline_core::observation::{Observation, Sense};
 use lifeline_core::op::{NodeOp, Seen};
 use lifeline_core::policy::{Mode, Policy};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,6 +50,8 @@ struct Told {
     base: Option<Arc<Baseline>>,
     /// How often an operator's recovery has ended.
     forgiven: u64,
+    /// What the packet filter writes on critical calls.
+    marks: Vec<Marked>,
 }
 
 impl Worker {
@@ -85,7 +88,13 @@ impl Worker {
             _ if told.mirror => Stand::GuardByMirror,
             _ => Stand::Guard,
         };
-        Order { stand, base: told.base.clone(), moved: told.moved, forgiven: told.forgiven }
+        Order {
+            stand,
+            base: told.base.clone(),
+            moved: told.moved,
+            forgiven: told.forgiven,
+            marks: told.marks.clone(),
+        }
     }
 }
 
@@ -190,7 +199,7 @@ impl Node for Worker {
         }
     }
 
-    fn heed(&self, diagnosis: &Diagnosis, base: &Arc<Baseline>) {
+    fn heed(&self, seen: &Observation, diagnosis: &Diagnosis, base: &Arc<Baseline>) {
         let before = self.order();
         {
             let mut told = self.told();
@@ -218,11 +227,18 @@ impl Node for Worker {
                 | Verdict::Unknown => {}
             }
             told.base = Some(base.clone());
+            // What could not be read is not gone.
+            let filters =
+                [Sense::Legacy4, Sense::Legacy6, Sense::Nft4, Sense::Nft6, Sense::Cluster];
+            if !filters.into_iter().any(|s| seen.has_gap(s)) {
+                told.marks = filter::marks(seen);
+            }
         }
         let after = self.order();
         let same = before.stand == after.stand
             && before.moved == after.moved
-            && before.base.as_deref() == after.base.as_deref();
+            && before.base.as_deref() == after.base.as_deref()
+            && before.marks == after.marks;
         if !same {
             self.guard.order(after);
         }

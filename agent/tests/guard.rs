@@ -130,7 +130,7 @@ async fn until(what: &str, limit: Duration, holds: impl Fn() -> bool) -> Duratio
 async fn stand(stand: Stand) -> (Kernel, Guard) {
     let kernel = Kernel::open().unwrap();
     let base = baseline(&kernel).await;
-    let order = Order { stand, base: Some(base), moved: false, forgiven: 0 };
+    let order = Order { stand, base: Some(base), moved: false, forgiven: 0, marks: Vec::new() };
     let guard = Guard::start(kernel.clone(), Policy::default(), order).unwrap();
     let state = guard.settled(Duration::from_secs(5)).await;
     assert_eq!(state.trouble, None);
@@ -206,7 +206,13 @@ fn who_captures_again_without_a_warning_finds_the_guard_still_standing() {
         assert!(ip("rule").contains("to 203.0.113.10"), "it has come back before");
         // An operator's recovery has ended meanwhile.
         let base = Some(baseline(&kernel).await);
-        guard.order(Order { stand: Stand::Guard, base, moved: false, forgiven: 1 });
+        guard.order(Order {
+            stand: Stand::Guard,
+            base,
+            moved: false,
+            forgiven: 1,
+            marks: Vec::new(),
+        });
         guard.settled(Duration::from_secs(2)).await;
         assert!(!ip("rule").contains("to 203.0.113.10"), "it goes at once");
     });
@@ -289,6 +295,7 @@ fn the_guard_goes_when_the_captor_has_gone_and_nothing_of_ours_stays_when_told_s
             base: Some(baseline(&kernel).await),
             moved: false,
             forgiven: 0,
+            marks: Vec::new(),
         });
         guard.settled(Duration::from_secs(2)).await;
         assert_eq!(before, tables());

@@ -3,6 +3,7 @@
 //! It shares no code with the faults and their remedies, and knows nothing of why a step is wanted. An objection stops the run.
 
 use crate::baseline::Baseline;
+use crate::filter;
 use crate::guard;
 use crate::observation::{
     Action, NfRule, NfTable, Observation, Process, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
@@ -121,7 +122,7 @@ fn one(step: &Step<NodeOp>, seen: &Observation, base: &Baseline) -> Vec<String> 
             if !(100..=30_000).contains(grace_ms) {
                 out.push(format!("{grace_ms} ms between two signals is not 100 to 30 000"));
             }
-            if guard::captured(&seen.rules, &seen.routes, base).is_empty() {
+            if guard::captured(&seen.rules, &seen.routes, base, &filter::marks(seen)).is_empty() {
                 out.push(
                     "no critical destination goes astray: nothing is proven against it".to_string(),
                 );

@@ -50,7 +50,8 @@ pub fn critical(cluster: &Cluster, base: &Baseline, seen: &Observation) -> Vec<E
             let old = base.expected.iter().find(|e| e.role == role && e.prefix == prefix);
             old.cloned().unwrap_or_else(|| {
                 let mut new = Expected { role, prefix, ask, path: None };
-                new.path = path(&base.rules, &base.routes, &base.addrs, &new, cluster);
+                let flow = flow(&new, cluster);
+                new.path = path(&base.rules, &base.routes, &base.addrs, &flow);
                 new
             })
         })
@@ -162,19 +163,13 @@ pub fn flow(expected: &Expected, cluster: &Cluster) -> Flow {
     Flow { ipproto, src, ..Flow::tcp(expected.ask, dport) }
 }
 
-/// The path these rules and routes give a destination.
-pub fn path(
-    rules: &[Rule],
-    routes: &[Route],
-    addrs: &[Addr],
-    expected: &Expected,
-    cluster: &Cluster,
-) -> Option<Path> {
+/// The path these rules and routes give a packet.
+pub fn path(rules: &[Rule], routes: &[Route], addrs: &[Addr], flow: &Flow) -> Option<Path> {
     // The `local` table is not kept in a baseline; the addresses are.
-    if let Some(own) = addrs.iter().find(|a| a.addr == expected.ask) {
+    if let Some(own) = addrs.iter().find(|a| a.addr == flow.dst) {
         return Some(Path { dev: own.dev.clone(), via: None, table: TABLE_LOCAL });
     }
-    match fib::lookup(rules, routes, &flow(expected, cluster)) {
+    match fib::lookup(rules, routes, flow) {
         Answer::Leaves { dev, via, table, .. } => Some(Path { dev, via, table }),
         Answer::Local => Some(Path { dev: "lo".into(), via: None, table: TABLE_LOCAL }),
         Answer::Refused { .. } | Answer::NoRoute | Answer::Unknown { .. } => None,

@@ -5,7 +5,8 @@
 
 use crate::baseline::{Baseline, Expected, Role};
 use crate::critical::{critical, flow};
-use crate::fib::{self, Answer};
+use crate::fib::{self, Answer, Flow};
+use crate::filter::{self, Marked};
 use crate::net::Family;
 use crate::observation::{
     Cluster, Fate, Lookup, Observation, Reach, Route, RouteKind, Rule, Sense, TABLE_MAIN, Through,
@@ -14,6 +15,7 @@ use crate::policy::Policy;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 mod proof;
 
@@ -30,6 +32,8 @@ pub struct Stray {
     pub replaced: bool,
     /// Did it answer when called without our guard? `None` when it was not called.
     pub works: Option<bool>,
+    /// It goes astray by the mark that these rules of the packet filter write on it.
+    pub marked: Vec<String>,
 }
 
 impl Stray {
@@ -93,6 +97,8 @@ pub struct Evidence<'a> {
     pub strays: Vec<Stray>,
     /// Destinations that nobody expects an answer from any more, and why: pods of nodes that have left the cluster.
     pub left: Vec<(Expected, &'static str)>,
+    /// What the packet filter does to the marks of critical calls.
+    pub marks: Vec<Marked>,
     /// Where the dump and the kernel disagree, in words.
     pub doubts: Vec<String>,
     /// Does our guard stand?
@@ -122,6 +128,7 @@ impl<'a> Evidence<'a> {
             strays: Vec::new(),
             left: Vec::new(),
             doubts: Vec::new(),
+            marks: filter::marks(seen),
             guarded,
             shifting: !guarded && guard_came(seen),
             api: Calls::default(),
@@ -156,13 +163,30 @@ impl<'a> Evidence<'a> {
         if self.guarded { Through::SeeThrough } else { Through::Plain }
     }
 
+    /// The packet that stands for a destination, with the mark it leaves with.
+    pub fn flow(&self, expected: &Expected) -> Flow {
+        let mark = Marked::mark(&self.marks, expected.ask, 0);
+        flow(expected, self.cluster).marked(mark)
+    }
+
+    /// Something of ours has a part in a call that is meant to do without: the packet filter takes the see-through mark away, or writes the
+    /// mark of our own path.
+    fn is_veiled(&self, dst: IpAddr, through: Through) -> bool {
+        let Policy { see_through, lifeline, .. } = *self.policy;
+        let sent = if through == Through::SeeThrough { see_through } else { 0 };
+        let leaves = Marked::mark(&self.marks, dst, sent);
+        through != Through::Lifeline
+            && (leaves & sent != sent
+                || (leaves & lifeline != 0 && self.seen.rules.iter().any(fib::is_ours)))
+    }
+
     /// Did any API server answer TLS?
     fn call(&self, through: Through) -> Option<bool> {
         let is_api = |a| self.expected.iter().any(|e| e.role == Role::Api && e.ask == a);
         self.seen
             .probes
             .iter()
-            .filter(|p| p.through == through && is_api(p.dst))
+            .filter(|p| p.through == through && is_api(p.dst) && !self.is_veiled(p.dst, through))
             .map(|p| p.reach == Reach::Tls)
             .reduce(|a, b| a || b)
     }
@@ -178,6 +202,7 @@ impl<'a> Evidence<'a> {
             .probes
             .iter()
             .filter(|p| p.through == self.bare() && p.dst == expected.ask)
+            .filter(|p| !self.is_veiled(p.dst, p.through))
             .map(|p| alive(&p.reach))
             .reduce(|a, b| a || b)
     }
@@ -190,7 +215,7 @@ impl<'a> Evidence<'a> {
             self.left.push((expected, "no pod runs here yet"));
             return;
         }
-        let flow = flow(&expected, self.cluster);
+        let flow = self.flow(&expected);
         let answer = fib::lookup(&self.rules, &self.seen.routes, &flow);
         let right = fib::same(&answer, &path);
         let again = |routes: &[Route]| {
@@ -203,8 +228,11 @@ impl<'a> Evidence<'a> {
         let lost = again(&behind) || (!right && self.is_without_device(&answer, &path.dev));
         let into_tunnel = matches!(&answer, Answer::Leaves { dev, .. } if self.is_tunnel(dev));
         let replaced = !lost && !into_tunnel && again(&before);
-        let asked =
-            self.seen.lookups.iter().find(|l| l.dst == expected.ask && l.through == self.bare());
+        // The kernel is asked about a packet that the packet filter has not marked.
+        let unmarked = Flow { mark: 0, ..flow.clone() };
+        let by_mark = fib::lookup(&self.rules, &self.seen.routes, &unmarked) != answer;
+        let asked = self.seen.lookups.iter().filter(|_| !by_mark);
+        let asked = { asked }.find(|l| l.dst == expected.ask && l.through == self.bare());
         if let Some(Lookup { fate, .. }) = asked {
             let kernel_right = match fate {
                 Fate::Leaves { dev, via, .. } => *dev == path.dev && *via == path.via,
@@ -228,7 +256,9 @@ impl<'a> Evidence<'a> {
             return;
         }
         let works = self.answers(&expected);
-        self.strays.push(Stray { expected, answer, lost, replaced, works });
+        let marked = Marked::of(&self.marks, expected.ask).filter(|_| by_mark);
+        let marked = marked.map(|m| m.by.clone()).unwrap_or_default();
+        self.strays.push(Stray { expected, answer, lost, replaced, works, marked });
     }
 
     /// Its own device is gone, and nothing of anybody's leads it elsewhere: it falls through to `main` or nowhere.

@@ -10,9 +10,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+mod mark;
 mod spec;
 
-pub use spec::{Bearing, Deed, Reading, leads_to, read};
+pub use mark::{Marked, marks};
+pub use spec::{Bearing, Deed, Marking, Reading, leads_to, read};
 
 /// Which way packets pass a chain that the kernel leads them into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 use crate::baseline::{Baseline, Expected};
 use crate::critical::flow;
 use crate::fib::{self, Answer, PROTOCOL, TABLE_MIRROR};
+use crate::filter::Marked;
 use crate::net::Family;
 use crate::observation::{Action, Link, Mark, Route, RouteKind, Rule, TABLE_LOCAL, TABLE_MAIN};
 use crate::policy::Policy;
@@ -84,13 +85,22 @@ pub struct Captured<'a> {
 }
 
 /// Which destinations leave elsewhere than they should, as if our rules were not there?
-pub fn captured<'a>(rules: &[Rule], routes: &[Route], base: &'a Baseline) -> Vec<Captured<'a>> {
+///
+/// `marks` is what the packet filter writes on them, as of the last full look.
+pub fn captured<'a>(
+    rules: &[Rule],
+    routes: &[Route],
+    base: &'a Baseline,
+    marks: &[Marked],
+) -> Vec<Captured<'a>> {
     let rules = fib::without_ours(rules);
     base.expected
         .iter()
         .filter_map(|expected| {
             let path = expected.path.as_ref()?;
-            let answer = fib::lookup(&rules, routes, &flow(expected, &base.cluster));
+            let flow = flow(expected, &base.cluster);
+            let flow = flow.marked(Marked::mark(marks, expected.ask, 0));
+            let answer = fib::lookup(&rules, routes, &flow);
             (!fib::same(&answer, path)).then_some(Captured { expected, answer })
         })
         .collect()
@@ -107,6 +117,8 @@ pub struct Tables<'a> {
     pub links: &'a [Link],
     /// Rules against which the guard is raised as a precaution ([`crate::threat`]).
     pub threats: &'a [Rule],
+    /// What the packet filter writes on critical calls, as of the last full look.
+    pub marks: &'a [Marked],
 }
 
 /// Decides what of ours should stand, from a quick look.
@@ -120,14 +132,14 @@ pub fn wanted(
     policy: &Policy,
     stand: Stand,
 ) -> Wanted {
-    let Tables { rules, routes, links, threats } = seen;
+    let Tables { rules, routes, links, threats, marks } = seen;
     let mut out = Wanted::default();
     if stand == Stand::Nothing {
         return out;
     }
     out.mirror = mirror(mirror_from, links);
     let watchful = stand != Stand::Lifeline;
-    let caught = if watchful { captured(rules, routes, base) } else { Vec::new() };
+    let caught = if watchful { captured(rules, routes, base, marks) } else { Vec::new() };
     let threats = if watchful { threats } else { &[] };
     for family in Family::ALL {
         let mirrored = out.mirror.iter().any(|r| r.family == family);

@@ -68,7 +68,7 @@ fn baseline() -> Baseline {
 }
 
 fn tables<'a>(seen: &'a Observation, threats: &'a [Rule]) -> Tables<'a> {
-    Tables { rules: &seen.rules, routes: &seen.routes, links: &seen.links, threats }
+    Tables { rules: &seen.rules, routes: &seen.routes, links: &seen.links, threats, marks: &[] }
 }
 
 fn judge(seen: &Observation, stand: Stand) -> Wanted {
@@ -283,7 +283,7 @@ rule 5270 lookup 52
 ";
 
 fn fresh(threats: &mut Threats, seen: &Observation, base: &Baseline, now_ms: u64) -> Vec<u32> {
-    let caught = guard::captured(&seen.rules, &seen.routes, base);
+    let caught = guard::captured(&seen.rules, &seen.routes, base, &[]);
     threats.fresh(&seen.rules, base, &caught, false, now_ms).iter().map(|r| r.pref).collect()
 }
 
@@ -374,7 +374,7 @@ fn a_rule_that_was_put_back_between_two_looks_is_a_threat_anew() {
     let quiet = look(&[HEALTHY, RULES_ONLY]);
     fresh(&mut threats, &look(&[HEALTHY, TAILSCALE]), &base, 0);
     assert!(fresh(&mut threats, &quiet, &base, EXPIRY_MS).is_empty());
-    let none = guard::captured(&quiet.rules, &quiet.routes, &base);
+    let none = guard::captured(&quiet.rules, &quiet.routes, &base, &[]);
     let anew = threats.fresh(&quiet.rules, &base, &none, true, EXPIRY_MS + 1);
     assert_eq!(anew.len(), 1, "somebody added a rule: a daemon that starts again does so");
     assert!(fresh(&mut threats, &quiet, &base, EXPIRY_MS * 2 + 1).is_empty(), "for a while");

@@ -83,6 +83,7 @@ fn a_near_miss_is_left_alone_for_a_quarter_of_an_hour() {
                 routes: &seen.routes,
                 links: &seen.links,
                 threats: &[],
+                marks: &[],
             };
             let wanted = guard::wanted(tables, &base, mirror, &policy, stand);
             assert!(!wanted.guarded, "{what}: {:?}", wanted.captors);

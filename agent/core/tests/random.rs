@@ -18,6 +18,7 @@ use lifeline_core::baseline::Baseline;
 use lifeline_core::check::check;
 use lifeline_core::diagnosis::{Diagnosis, Severity, Verdict};
 use lifeline_core::fib;
+use lifeline_core::filter;
 use lifeline_core::guard::{self, Stand};
 use lifeline_core::judge::judge;
 use lifeline_core::observation::{Gap, Reach, Route, Rule, Sense, Through};
@@ -130,7 +131,13 @@ fn what_is_healthy_foreign_or_wanted_is_never_touched() {
             assert!(fits, "{}", told());
             let plans = plans(&node, &base, &diag);
             assert!(plans.is_empty(), "{plans:#?}\n{}", told());
-            let captured = !guard::captured(&node.seen.rules, &node.seen.routes, &base).is_empty();
+            let captured = !guard::captured(
+                &node.seen.rules,
+                &node.seen.routes,
+                &base,
+                &filter::marks(&node.seen),
+            )
+            .is_empty();
             let mut after = node.clone();
             let guarded = after.guard(&base, &diag);
             assert!(!guarded || captured, "a guard, and nothing is captured\n{}", told());

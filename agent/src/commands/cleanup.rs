@@ -16,7 +16,13 @@ pub fn cleanup(path: &Path) -> anyhow::Result<()> {
         hold_state(&config).context("stop the agent first: systemctl stop lifeline-agent")?;
     one_thread()?.block_on(async {
         let kernel = Kernel::open().context("open the kernel's routing")?;
-        let order = Order { stand: Stand::Nothing, base: None, moved: false, forgiven: 0 };
+        let order = Order {
+            stand: Stand::Nothing,
+            base: None,
+            moved: false,
+            forgiven: 0,
+            marks: Vec::new(),
+        };
         let guard =
             Guard::start(kernel, config.policy, order).context("reach the kernel's routing")?;
         let state = guard.settled(Duration::from_secs(10)).await;

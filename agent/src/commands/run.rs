@@ -144,7 +144,8 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     };
     let look = Look::new(kernel.clone(), places);
     let stand = if policy.mode == Mode::Observe { Stand::Lifeline } else { Stand::Guard };
-    let order = Order { stand, base: store.baseline(), moved: false, forgiven: 0 };
+    let order =
+        Order { stand, base: store.baseline(), moved: false, forgiven: 0, marks: Vec::new() };
     // Before the first full look: a node that boots captured is guarded in milliseconds, by what it remembers.
     let guard =
         Guard::start(kernel.clone(), config.policy.clone(), order).context("start the guard")?;

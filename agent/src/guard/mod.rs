@@ -10,6 +10,7 @@ use crate::netlink::{Hint, Kernel, NetlinkError};
 use hands::Quick;
 use lifeline_core::baseline::Baseline;
 use lifeline_core::fib::Answer;
+use lifeline_core::filter::Marked;
 use lifeline_core::guard::{self, Stand, Tables};
 use lifeline_core::observation::Route;
 use lifeline_core::policy::Policy;
@@ -42,6 +43,8 @@ pub struct Order {
     pub moved: bool,
     /// How often an operator's recovery has ended: after each, who captured before is no longer held to do it again.
     pub forgiven: u64,
+    /// What the packet filter writes on critical calls, as of the last full look: the guard does not read it itself.
+    pub marks: Vec<Marked>,
 }
 
 /// How it stands.
@@ -245,7 +248,7 @@ impl Keeper {
         let own: Vec<Route> = quick.main_routes();
         // Without a baseline, and after the network has moved, the node's own main is all there is to mirror.
         let mirror = if order.moved || base.routes.is_empty() { &own } else { &base.routes };
-        let caught = guard::captured(&quick.rules, &quick.routes, base);
+        let caught = guard::captured(&quick.rules, &quick.routes, base, &order.marks);
         let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         if core::mem::replace(&mut self.forgiven, order.forgiven) != order.forgiven {
             self.threats.forgive();
@@ -259,6 +262,7 @@ impl Keeper {
                     routes: &quick.routes,
                     links: &quick.links,
                     threats: &threats,
+                    marks: &order.marks,
                 },
                 base,
                 mirror,
@@ -287,21 +291,19 @@ impl Keeper {
         let changes = guard::changes(&quick.rules, &quick.routes, &wanted);
         let added = changes.add_rules.len();
         hands::apply(&self.kernel, &quick, &changes).await?;
-        self.announce(&wanted, added, &quick, base);
+        let raised = sources(&quick, base, &order.marks);
+        self.announce(&wanted, added, raised);
         Ok(again)
     }
 
-    fn announce(&mut self, wanted: &guard::Wanted, added: usize, quick: &Quick, base: &Baseline) {
+    fn announce(&mut self, wanted: &guard::Wanted, added: usize, sources: Vec<IpAddr>) {
         let was = core::mem::replace(&mut self.standing, wanted.guarded);
         let note = match (&wanted.no_room, was, wanted.guarded) {
             (Some(why), _, _) => {
                 let known = self.tell.borrow().no_room.as_ref() == Some(why);
                 (!known).then(|| Note::NoRoom { why: why.clone() })
             }
-            (None, false, true) => Some(Note::Raised {
-                captors: wanted.captors.clone(),
-                sources: sources(quick, base),
-            }),
+            (None, false, true) => Some(Note::Raised { captors: wanted.captors.clone(), sources }),
             (None, true, true) if added > 0 => Some(Note::Renewed { rules: added }),
             (None, true, false) => Some(Note::Lowered),
             (None, _, _) => None,
@@ -321,8 +323,8 @@ impl Keeper {
 }
 
 /// Addresses on the devices by which captured destinations leave.
-fn sources(quick: &Quick, base: &Baseline) -> Vec<IpAddr> {
-    let devs: BTreeSet<String> = guard::captured(&quick.rules, &quick.routes, base)
+fn sources(quick: &Quick, base: &Baseline, marks: &[Marked]) -> Vec<IpAddr> {
+    let devs: BTreeSet<String> = guard::captured(&quick.rules, &quick.routes, base, marks)
         .into_iter()
         .filter_map(|c| match c.answer {
             Answer::Leaves { dev, .. } => Some(dev),

@@ -39,7 +39,7 @@ pub trait Node: Send + Sync + 'static {
     }
 
     /// Is told of each judgement, whoever asked for it: the guard goes by them.
-    fn heed(&self, _diagnosis: &Diagnosis, _base: &Arc<Baseline>) {}
+    fn heed(&self, _seen: &Observation, _diagnosis: &Diagnosis, _base: &Arc<Baseline>) {}
 
     /// How the guard stands now.
     fn guard(&self) -> metrics::Guard {

@@ -1,4 +1,4 @@
-//! Captures that a plain `ip route get` does not show: by port, by user, by an IPsec policy.
+//! Captures that a plain `ip route get` does not show: by port, by user, by a mark of the packet filter, by an IPsec policy.
 
 use super::{Fault, site::Site};
 use crate::error::Result;
@@ -45,6 +45,39 @@ pub const FAULTS: &[Fault] = &[
         restore: down,
     },
     Fault {
+        id: "R24-mark",
+        title: "what goes to the API server is marked, and the mark is captured",
+        how: "iptables-nft -t mangle -A OUTPUT -j MARK for port 6443; ip rule fwmark to a table of no known tool",
+        verdict: "Captured",
+        near_miss: false,
+        ground: None,
+        strike: |site| {
+            tunnel(site)?;
+            site.node.must("ip rule add pref 3307 fwmark 0x87 lookup 7316")?;
+            site.node.must(&format!("iptables-nft -w -t mangle -A OUTPUT {}", mark(site))).map(drop)
+        },
+        restore: |site| {
+            site.node.may(&format!("iptables-nft -w -t mangle -D OUTPUT {}", mark(site)))?;
+            down(site)
+        },
+    },
+    Fault {
+        id: "R24-marked",
+        title: "what goes to the API server is marked, and the mark leads where it leads anyway",
+        how: "iptables-nft -t mangle -A OUTPUT -j MARK for port 6443; ip rule fwmark lookup main",
+        verdict: "Healthy",
+        near_miss: true,
+        ground: None,
+        strike: |site| {
+            site.node.must("ip rule add pref 3307 fwmark 0x87 lookup main")?;
+            site.node.must(&format!("iptables-nft -w -t mangle -A OUTPUT {}", mark(site))).map(drop)
+        },
+        restore: |site| {
+            site.node.may(&format!("iptables-nft -w -t mangle -D OUTPUT {}", mark(site)))?;
+            site.node.may("ip rule del pref 3307").map(drop)
+        },
+    },
+    Fault {
         id: "R24-xfrm",
         title: "an IPsec policy blocks what is sent to the API server",
         how: "ip xfrm policy add dir out action block",
@@ -85,6 +118,10 @@ fn policies(site: &Site) -> [String; 2] {
         "dst 10.99.0.0/16 dir out priority 200 tmpl src 0.0.0.0 dst 198.51.100.9 proto esp reqid 7 mode tunnel"
             .to_owned(),
     ]
+}
+
+fn mark(site: &Site) -> String {
+    format!("-d {} -p tcp --dport 6443 -j MARK --set-mark 0x87", site.facts.api)
 }
 
 /// A tunnel without anybody at its other end, and a table that leads into it.

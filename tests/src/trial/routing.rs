@@ -48,6 +48,14 @@ pub const CASES: &[Case] = &[
         run: |g| contained(g, "R24-user", &["rule 3307", "uid 0", "corp7"]),
     },
     Case {
+        name: "R24_a_capture_by_a_mark_of_the_packet_filters_is_contained_and_named",
+        run: |g| contained(g, "R24-mark", &["rule 3307", "0x87", "corp7", "nft mangle: -A OUTPUT"]),
+    },
+    Case {
+        name: "R24_a_mark_that_leads_nowhere_else_is_left_alone",
+        run: |g| left_alone(g, "R24-marked", "Healthy"),
+    },
+    Case {
         name: "R24_what_another_user_sends_is_left_alone",
         run: |g| left_alone(g, "R24-others", "Healthy"),
     },

@@ -5,6 +5,7 @@ use crate::critical::{self, Sources};
 use crate::diagnosis::{Diagnosis, Verdict};
 use crate::evidence::same_rule;
 use crate::fib;
+use crate::filter::{self, Marked};
 use crate::net::Family;
 use crate::observation::{
     Addr, Fate, Link, Observation, Probe, Reach, Route, RouteKind, Rule, Sense, TABLE_MAIN, Through,
@@ -98,7 +99,9 @@ fn take(
     if !seen.probes.iter().any(answered) {
         return Err("the API server does not answer".to_string());
     }
-    for e in &base.expected {
+    let marks = filter::marks(seen);
+    // The kernel is asked about a packet that the packet filter has not marked.
+    for e in base.expected.iter().filter(|e| Marked::of(&marks, e.ask).is_none()) {
         // Netlink dumps drop entries without a word (field guide K4): a path is recorded when the kernel says so too.
         let asked = seen.lookups.iter().find(|l| l.dst == e.ask && l.through == Through::Plain);
         if let (Some(path), Some(l)) = (&e.path, asked)
@@ -168,19 +171,21 @@ fn build(seen: &Observation, rules: &[Rule], main: &[Route]) -> Baseline {
     let others = seen.routes.iter().filter(|r| r.table != TABLE_MAIN).cloned();
     let routes: Vec<Route> = main.iter().cloned().chain(others).collect();
     let mut used: Vec<Rule> = Vec::new();
+    let marks = filter::marks(seen);
     let expected: Vec<Expected> = critical::destinations(sources)
         .into_iter()
         .map(|(role, prefix, ask)| {
             let mut e = Expected { role, prefix, ask, path: None };
+            let flow = critical::flow(&e, &seen.cluster);
+            let flow = flow.marked(Marked::mark(&marks, ask, 0));
             // Before the first pod there is no bridge, and own pods would leave by the default route: that is no path of
             // theirs. Nor is there one where the pod network refuses what no pod has (Calico's blackhole for its own block).
             if role != Role::OwnPods
                 || (main.iter().any(|r| !r.dst.is_all() && r.dst.overlaps(&prefix))
                     && !is_refused(seen, ask))
             {
-                e.path = critical::path(rules, &routes, &seen.addrs, &e, &seen.cluster);
+                e.path = critical::path(rules, &routes, &seen.addrs, &flow);
             }
-            let flow = critical::flow(&e, &seen.cluster);
             if let fib::Answer::Leaves { pref, .. } = fib::lookup(rules, &routes, &flow) {
                 used.extend(
                     rules

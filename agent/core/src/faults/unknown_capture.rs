@@ -18,7 +18,8 @@ pub(super) static FAULT: Fault = Fault {
     title: "critical traffic is taken by something unknown",
     why: "Traffic to the API server, other nodes, pods or services leaves elsewhere than it does on the healthy node, and no \
           tool we know left the marks it would leave. The guard leads around it. Nothing is deleted on a guess: the \
-          finding names the rule, the table, the device and the process that holds it, for a person to decide.",
+          finding names the rule, the table, the device and the process that holds it, and the packet filter's rule if \
+          it is a mark that leads there, for a person to decide.",
     needs: &[Sense::Rules, Sense::Routes, Sense::Links],
     debounce_ms: 1_000,
     severity: Severity::Critical,
@@ -53,6 +54,12 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
     let Some(first) = strays.first() else { return Vec::new() };
     let mut evidence = testimony(e, &strays);
     for s in &strays {
+        for by in &s.marked {
+            let line = format!("{} is marked by {by}", s.expected.ask);
+            if !evidence.contains(&line) {
+                evidence.push(line);
+            }
+        }
         for line in [rule_of(e, s), route_of(e, s)].into_iter().flatten() {
             if !evidence.contains(&line) {
                 evidence.push(line);
@@ -85,7 +92,7 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
 
 fn rule_of(e: &Evidence<'_>, s: &Stray) -> Option<alloc::string::String> {
     let family = s.expected.prefix.family();
-    let flow = crate::critical::flow(&s.expected, e.cluster);
+    let flow = e.flow(&s.expected);
     let rule = e.rules.iter().find(|r| {
         r.family == family && Some(r.pref) == s.pref() && fib::matches(r, &flow) != Some(false)
     })?;

@@ -38,6 +38,30 @@ pub struct Reading {
     pub bearing: Bearing,
     /// It names the call's address or port.
     pub names: bool,
+    /// What it does to the packet's mark, if that can be told.
+    pub mark: Option<Marking>,
+}
+
+/// What becomes of a packet's mark: the bits of the mask are cleared, and the value's are flipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marking {
+    /// Flipped.
+    pub value: u32,
+    /// Cleared before that.
+    pub mask: u32,
+}
+
+impl Marking {
+    /// The mark that comes of a mark.
+    pub fn of(self, mark: u32) -> u32 {
+        (mark & !self.mask) ^ self.value
+    }
+
+    /// This, and another behind it.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        Self { value: next.of(self.value), mask: self.mask | next.mask }
+    }
 }
 
 /// The call, and which way its packets pass the rule's chain, when that is known.
@@ -45,7 +69,8 @@ type Asked<'a> = Option<(&'a Call<'a>, Option<Way>)>;
 
 /// Reads a rule.
 pub fn read(dialect: Dialect, spec: &str, asked: Asked<'_>) -> Reading {
-    let mut reading = Reading { deed: Deed::Other, bearing: Bearing::Yes, names: false };
+    let mut reading =
+        Reading { deed: Deed::Other, bearing: Bearing::Yes, names: false, mark: None };
     let words = words(spec);
     match dialect {
         Dialect::Iptables => iptables(&words, asked, &mut reading),
@@ -236,6 +261,9 @@ fn iptables(words: &[String], asked: Asked<'_>, out: &mut Reading) {
                     to => Deed::Jump(to.to_string()),
                 };
                 // What follows are the target's own words.
+                if matches!(&out.deed, Deed::Jump(to) if to == "MARK") {
+                    out.mark = marking(value(), value());
+                }
                 return;
             }
             w if w.starts_with('-') => out.narrow(None, not),
@@ -290,6 +318,10 @@ fn nft(words: &[String], asked: Asked<'_>, out: &mut Reading) {
                 out.state(way, v, not);
                 at = next;
             }
+            ("meta", "mark") if word(at + 2) == "set" && number(word(at + 3)).is_some() => {
+                out.mark = number(word(at + 3)).map(|value| Marking { value, mask: u32::MAX });
+                at += 4;
+            }
             ("comment", _) => at += 2,
             ("counter", _) => at += 1,
             ("accept", _) => {
@@ -309,5 +341,26 @@ fn nft(words: &[String], asked: Asked<'_>, out: &mut Reading) {
                 at += 1;
             }
         }
+    }
+}
+
+fn number(word: &str) -> Option<u32> {
+    match word.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None => word.parse().ok(),
+    }
+}
+
+/// The words behind `-j MARK`, as `iptables-save` writes them.
+fn marking(option: &str, value: &str) -> Option<Marking> {
+    let (value, mask) = match value.split_once('/') {
+        Some((value, mask)) => (number(value)?, number(mask)?),
+        None => (number(value)?, u32::MAX),
+    };
+    match option {
+        "--set-xmark" => Some(Marking { value, mask }),
+        // Its bits are set rather than flipped: they are cleared as well.
+        "--set-mark" => Some(Marking { value, mask: mask | value }),
+        _ => None,
     }
 }

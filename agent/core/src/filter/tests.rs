@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
+use crate::observation::Observation;
 use alloc::vec;
 
 const API: Call<'static> = Call {
@@ -145,4 +146,48 @@ fn a_rule_that_sends_all_that_comes_elsewhere_is_told_from_a_port_forwarding() {
     }
     assert!(diverts(Dialect::Nft, "iifname != \"tailscale0\" counter dnat to 100.64.0.9"));
     assert!(!diverts(Dialect::Nft, "tcp dport 80 dnat to 10.0.0.9"));
+}
+
+/// The mark a call leaves with, and how many rules made it so.
+fn mark(dialect: Dialect, hook: &str, rules: &[(&str, &str)]) -> (u32, usize) {
+    let mut table = table(dialect, rules);
+    table.name = "mangle".into();
+    table.chains[2].hook = Some(hook.into()).filter(|_| dialect == Dialect::Nft);
+    let mut seen = Observation { netfilter: vec![table], ..Observation::default() };
+    seen.cluster.api = vec![core::net::SocketAddr::new(API.peer, API.port)];
+    let all = marks(&seen);
+    let by = Marked::of(&all, API.peer).map_or(0, |m| m.by.len());
+    (Marked::mark(&all, API.peer, 0x1000), by)
+}
+
+#[test]
+fn a_mark_is_written_on_a_call_for_certain_or_it_counts_for_nothing() {
+    fn ipt(rules: &[(&str, &str)]) -> (u32, usize) {
+        mark(Dialect::Iptables, "", rules)
+    }
+    let set = "-d 203.0.113.10/32 -p tcp -m tcp --dport 6443 -j MARK --set-xmark 0x77/0xffffffff";
+    assert_eq!(ipt(&[("OUTPUT", set)]), (0x77, 1));
+    assert_eq!(ipt(&[("OUTPUT", "-j MARK --set-xmark 0x77/0xff")]), (0x1077, 1));
+    assert_eq!(ipt(&[("OUTPUT", "-j corp"), ("corp", set)]), (0x77, 1));
+    assert_eq!(ipt(&[("OUTPUT", set), ("OUTPUT", "-j MARK --set-xmark 0x100/0x100")]), (0x177, 2));
+    for nothing in [
+        &[("OUTPUT", "-p udp -j MARK --set-xmark 0x77/0xffffffff")][..],
+        &[("OUTPUT", "-d 203.0.113.11/32 -j MARK --set-xmark 0x77/0xffffffff")],
+        &[("OUTPUT", "-m owner --uid-owner 4000 -j MARK --set-xmark 0x77/0xffffffff")],
+        &[("INPUT", set)],
+        &[("corp", set)],
+        &[("OUTPUT", "-j ACCEPT"), ("OUTPUT", set)],
+        &[
+            ("OUTPUT", "-m owner --uid-owner 0 -j RETURN"),
+            ("OUTPUT", "-j MARK --set-xmark 0x77/0xff"),
+        ],
+        &[("OUTPUT", "-j corp"), ("corp", "-j RETURN"), ("corp", set)],
+        &[("OUTPUT", "-j MARK --set-xmark 0x77/0xff"), ("OUTPUT", "-j CONNMARK --restore-mark")],
+    ] {
+        assert_eq!(ipt(nothing), (0x1000, 0), "{nothing:?}");
+    }
+    let nft = |hook, rule| mark(Dialect::Nft, hook, &[("OUTPUT", rule)]);
+    let rule = "ip daddr 203.0.113.10 tcp dport 6443 counter meta mark set 0x00000077";
+    assert_eq!(nft("type route hook output priority -150", rule), (0x77, 1));
+    assert_eq!(nft("type filter hook output priority -150", rule), (0x1000, 0), "nobody asks anew");
 }

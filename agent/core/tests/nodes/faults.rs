@@ -4,7 +4,7 @@ use super::{Node, uses};
 use crate::dice::Dice;
 use lifeline_core::baseline::Baseline;
 use lifeline_core::net::Family;
-use lifeline_core::observation::{Route, RouteKind, TABLE_MAIN};
+use lifeline_core::observation::{NfRule, Route, RouteKind, TABLE_MAIN};
 
 /// What becomes of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -427,6 +427,32 @@ pub const ALL: &[Fault] = &[
         strike: |n, _, dice| {
             corp(n);
             n.add(&format!("rule {} uid 0-0 lookup 7316", 3_000 + dice.roll(20_000)));
+            true
+        },
+    },
+    Fault {
+        row: "R24-mark",
+        finding: "unknown-capture",
+        end: End::Contained,
+        strike: |n, b, dice| {
+            let Some(api) = n.seen.cluster.api.first().filter(|a| a.is_ipv4()).copied() else {
+                return false;
+            };
+            if b.cluster.api.len() > 1 || api.port() != 6_443 {
+                return false;
+            }
+            let Some(mangle) = n.seen.netfilter.iter_mut().find(|t| t.name == "mangle") else {
+                return false;
+            };
+            let to = format!("-d {}/32 -p tcp -m tcp --dport 6443", api.ip());
+            mangle.rules.push(NfRule {
+                chain: "OUTPUT".into(),
+                spec: format!("{to} -j MARK --set-xmark 0x87/0xffffffff"),
+                handle: None,
+            });
+            n.stamp = Some(0x87);
+            corp(n);
+            n.add(&format!("rule {} fwmark 0x87 lookup 7316", 3_000 + dice.roll(20_000)));
             true
         },
     },

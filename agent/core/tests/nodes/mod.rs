@@ -13,6 +13,7 @@ use lifeline_core::baseline::{self, Baseline, Role};
 use lifeline_core::critical::{self, Sources};
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_core::fib::{self, Answer};
+use lifeline_core::filter;
 use lifeline_core::guard::{self, Stand};
 use lifeline_core::judge::judge;
 use lifeline_core::net::{Family, Prefix};
@@ -36,6 +37,8 @@ pub struct Node {
     pub world: bool,
     /// The kubelet hangs on dead connections.
     pub stuck: bool,
+    /// The mark that its packet filter writes on calls to the API server.
+    pub stamp: Option<u32>,
     /// Milliseconds since its lease was renewed, while it cannot be.
     pub silence: u64,
     /// What the pod network makes anew when k3s-agent starts.
@@ -130,6 +133,10 @@ impl Node {
                 if !lookups.iter().any(|l| l.dst == e.ask && l.through == *through) {
                     lookups.push(Lookup { dst: e.ask, through: *through, fate: fate(&answer) });
                 }
+                // A call to the API server is marked on its way out, whatever mark it had; a question to the kernel is not.
+                let mark = self.stamp.filter(|_| flow.dport == 6_443).unwrap_or(*mark);
+                let sent = flow.clone().marked(mark);
+                let answer = fib::lookup(&self.seen.rules, &self.seen.routes, &sent);
                 let called = matches!(e.role, Role::Api | Role::Gateway)
                     && (*through != Through::SeeThrough || ours(true));
                 if !called {
@@ -168,11 +175,13 @@ impl Node {
             .cloned()
             .collect();
         let from = if diag.verdict == Verdict::Moved { &own } else { &base.routes };
+        let marks = filter::marks(seen);
         let tables = guard::Tables {
             rules: &seen.rules,
             routes: &seen.routes,
             links: &seen.links,
             threats: &[],
+            marks: &marks,
         };
         let wanted = guard::wanted(tables, base, from, &Policy::default(), stand);
         let changes = guard::changes(&seen.rules, &seen.routes, &wanted);
@@ -324,6 +333,7 @@ pub fn healthy(dice: &mut Dice) -> Node {
         ways,
         world: true,
         stuck: false,
+        stamp: None,
         silence: 0,
         overlay,
         uplink,
