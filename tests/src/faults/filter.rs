@@ -62,6 +62,26 @@ pub const FAULTS: &[Fault] = &[
         restore: |site| site.node.may("nft delete table inet corp").map(drop),
     },
     Fault {
+        id: "N4",
+        title: "rules of nftables' own that a Tailscale left, and that iptables cannot list",
+        how: "nft: a chain ts-input with a ct expression in ip filter, and the jump to it",
+        verdict: "KubeletStuck",
+        near_miss: false,
+        ground: None,
+        strike: |site| script(site, &native("ts-input", "100.64.0.0/10")),
+        restore: |site| script(site, &native_gone("ts-input")),
+    },
+    Fault {
+        id: "N4-others",
+        title: "the same of an owner that nobody knows",
+        how: "nft: a chain corp with a ct expression in ip filter, and the jump to it",
+        verdict: "KubeletStuck",
+        near_miss: false,
+        ground: None,
+        strike: |site| script(site, &native("corp", "10.99.0.0/16")),
+        restore: |site| script(site, &native_gone("corp")),
+    },
+    Fault {
         id: "N5",
         title: "all that comes from outside is sent to a peer of Tailscale's",
         how: "iptables-nft -t nat -I PREROUTING ! -i tailscale0 -j DNAT, as its container does",
@@ -179,6 +199,22 @@ const OWNERS_GONE: &str = "T='iptables-nft -w'; $T -P INPUT ACCEPT; $T -P FORWAR
     $T -D INPUT -j ufw-before-input; $T -D INPUT -j ufw-user-input; $T -D INPUT -j cali-INPUT; $T -D INPUT -j CILIUM_INPUT; \
     for c in DOCKER DOCKER-USER DOCKER-ISOLATION-STAGE-1 ufw-before-input ufw-user-input cali-INPUT cali-pri-x CILIUM_INPUT; do $T -F $c; $T -X $c; done; \
     nft delete table inet firewalld; true";
+
+/// A chain that iptables has no words for, in a table that it keeps.
+fn native(chain: &str, net: &str) -> String {
+    format!(
+        "nft -f - <<'X'\ntable ip filter {{\n chain {chain} {{\n  ct state established ip saddr {net} counter accept\n  \
+         ip saddr {net} iifname != \"tailscale0\" counter drop\n }}\n}}\ninsert rule ip filter INPUT counter jump {chain}\nX"
+    )
+}
+
+fn native_gone(chain: &str) -> String {
+    format!(
+        "nft -a list chain ip filter INPUT | sed -n 's/.*jump {chain} # handle //p' | \
+         while read h; do nft delete rule ip filter INPUT handle $h; done; \
+         nft flush chain ip filter {chain}; nft delete chain ip filter {chain}; true"
+    )
+}
 
 /// What a tailscaled that was killed leaves in a backend, in both families.
 pub fn remnants(backend: &str) -> String {

@@ -16,6 +16,14 @@ pub const CASES: &[Case] = &[
     Case { name: "K2_a_unit_that_hangs_in_its_start_holds_nobody_up", run: hanging },
     Case { name: "K3_a_broken_configuration_is_started_once_and_its_words_are_told", run: broken },
     Case {
+        name: "N4_native_rules_that_iptables_cannot_list_go_by_their_handles",
+        run: |g| unlistable(g, mended),
+    },
+    Case {
+        name: "N4_native_rules_of_somebody_elses_are_named_and_left",
+        run: |g| unlistable(g, named_and_left),
+    },
+    Case {
         name: "K4_a_kubelet_with_dead_connections_renews_its_lease_again",
         run: dead_connections,
     },
@@ -82,6 +90,61 @@ fn start_limit(g: &Ground<'_>) -> Verdict {
         g.heal_well()?;
         is_active(g)
     })
+}
+
+/// k3s lists the packet filter at its start, and ends where that fails; soon systemd starts it no more.
+fn unlistable(g: &Ground<'_>, case: impl FnOnce(&Ground<'_>) -> Verdict) -> Verdict {
+    let lists = "[Unit]\\nStartLimitIntervalSec=300\\nStartLimitBurst=3\\n[Service]\\nRestart=always\\nRestartSec=100ms\\nExecStartPre=/usr/sbin/iptables-nft -w -t filter -S\\n";
+    with_drop_in(g, lists, || {
+        let done = case(g);
+        g.leave();
+        done
+    })
+}
+
+/// The rules are there, and k3s-agent has given up.
+fn gives_up(g: &Ground<'_>, fault: &str) -> Verdict {
+    g.make(fault)?;
+    if g.sh("iptables-nft -w -t filter -S").is_ok() {
+        return Err("iptables lists the table: the case proves nothing".to_owned());
+    }
+    g.sh("systemctl restart k3s-agent || true; sleep 2")?;
+    let state = g.sh(STATE)?;
+    if state.trim() == "failed" { Ok(()) } else { Err(format!("k3s-agent is {}", state.trim())) }
+}
+
+fn mended(g: &Ground<'_>) -> Verdict {
+    let before = g.snapshot()?;
+    let handles = "nft -a list chain ip filter INPUT | grep -v 'jump ts-input' | sed 's/packets [0-9]* bytes [0-9]*//'";
+    let others = g.sh(handles)?;
+    gives_up(g, "N4")?;
+    g.expect_verdict("KubeletStuck")?;
+    g.heal_well()?;
+    is_active(g)?;
+    g.sh("iptables-nft -w -t filter -S")?;
+    g.expect_same(&before)?;
+    // kube-proxy puts its own jumps back where they are missing, and none was.
+    let now = g.sh(handles)?;
+    if now == others { Ok(()) } else { Err(format!("other rules were touched:\n{others}\n{now}")) }
+}
+
+fn named_and_left(g: &Ground<'_>) -> Verdict {
+    gives_up(g, "N4-others")?;
+    let listed = "nft -a list table ip filter | sed 's/packets [0-9]* bytes [0-9]*//'";
+    let before = g.sh(listed)?;
+    g.expect_verdict("KubeletStuck")?;
+    let said = g.ctl_json(&["diagnose", NODE, "-o", "json"])?.to_string();
+    for word in ["native-nft", "nft filter holds rules that iptables cannot express"] {
+        if !said.contains(word) {
+            return Err(format!("{word:?} is not said: {said}"));
+        }
+    }
+    let out = g.heal()?;
+    if out.ok() {
+        return Err("it claims to have healed what it must not touch".to_owned());
+    }
+    let now = g.sh(listed)?;
+    if now == before { Ok(()) } else { Err(format!("it was touched:\n{before}\n{now}")) }
 }
 
 fn masked(g: &Ground<'_>) -> Verdict {
