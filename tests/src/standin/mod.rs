@@ -12,6 +12,7 @@ pub mod log;
 pub mod op;
 pub mod outside;
 pub mod provider;
+pub mod slow_line;
 pub mod tailscaled;
 pub mod trouble;
 
@@ -32,6 +33,8 @@ enum Part {
     Tailscaled(tailscaled::Args),
     /// The command of 1Password, with a vault that is a file
     Op(op::Args),
+    /// A line on which every packet takes its time
+    SlowLine(slow_line::Args),
     /// The other end of a tailnet that really carries packets
     TailnetPeer(tailscaled::relay::PeerArgs),
 }
@@ -61,6 +64,7 @@ pub fn run(args: Vec<OsString>) -> anyhow::Result<()> {
         Part::K3s(args) => runtime.block_on(k3s_agent::run(args)),
         Part::Tailscaled(args) => runtime.block_on(tailscaled::run(args)),
         Part::Op(args) => op::run(&args),
+        Part::SlowLine(args) => runtime.block_on(slow_line::run(args)),
         Part::TailnetPeer(args) => runtime.block_on(tailscaled::relay::run_peer(args)),
     }
 }

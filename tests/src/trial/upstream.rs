@@ -1,12 +1,14 @@
 //! What is not this node's fault, live, with the agent in the mode in which it repairs alone: nothing is touched, nothing is restarted.
 //!
-//! The lab's kernel may lack netem, so loss is made by the gateway's packet filter; delay is not made here.
+//! The lab's kernel may lack netem, so loss is made by the gateway's packet filter, and delay by a tun device it sends packets through.
 
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::ground::{NODE, told};
 use super::{Case, Ground, Verdict};
+use crate::disk::Layer;
 use crate::run::Output;
 use crate::topology::GATEWAY;
 
@@ -27,11 +29,10 @@ pub const CASES: &[Case] = &[
         run: |g| along(g, &[("-I", "-s 192.168.2.80 -j DROP")], 45, "Upstream"),
     },
     Case { name: "U2_a_cable_that_is_pulled_is_waited_for", run: cable },
+    Case { name: "U3_a_third_of_all_packets_lost_restarts_nothing", run: loss },
     Case {
-        name: "U3_a_third_of_all_packets_lost_restarts_nothing",
-        run: |g| {
-            along(g, &[("-I", "-m statistic --mode random --probability 0.3 -j DROP")], 60, "")
-        },
+        name: "U3_a_line_on_which_every_packet_takes_half_a_second_restarts_nothing",
+        run: slow,
     },
     Case { name: "U3_a_line_that_flaps_every_five_seconds_restarts_nothing", run: flapping },
     Case {
@@ -41,6 +42,8 @@ pub const CASES: &[Case] = &[
     Case { name: "U5_an_agent_that_stood_still_for_a_while_finds_nothing_stale", run: stood_still },
 ];
 
+/// The journals of runs and incidents: nothing was opened while they are the same.
+const JOURNALS: &str = "ls /var/lib/lifeline/journal";
 const INVOCATION: &str = "systemctl show -p InvocationID --value k3s-agent";
 
 fn gateway(g: &Ground<'_>, line: &str) -> Verdict {
@@ -72,7 +75,8 @@ pub(super) fn in_mode(g: &Ground<'_>, mode: &str, case: impl FnOnce() -> Verdict
     seen
 }
 
-/// While it goes on: only these verdicts, no restart; afterwards well, and nothing has changed.
+/// While it goes on: only these verdicts, which change at most as often as the line, no restart, no incident; afterwards well, and nothing
+/// has changed.
 fn unmoved(
     g: &Ground<'_>,
     begin: &dyn Fn() -> Verdict,
@@ -80,9 +84,10 @@ fn unmoved(
     end: &dyn Fn() -> Verdict,
     seconds: u64,
     wanted: &str,
+    changes: usize,
 ) -> Verdict {
     let before = g.snapshot()?;
-    let was = g.sh(INVOCATION)?;
+    let (was, journals) = (g.sh(INVOCATION)?, g.sh(JOURNALS)?);
     let run = || {
         begin()?;
         let until = Instant::now() + Duration::from_secs(seconds);
@@ -116,9 +121,18 @@ fn unmoved(
     if !wanted.is_empty() && !said.iter().any(|v| v.eq_ignore_ascii_case(wanted)) {
         return Err(format!("{wanted} was never said: {said:?}"));
     }
+    if said.len() > changes.saturating_add(1) {
+        return Err(format!(
+            "the line changed {changes} times, and the verdict more often: {said:?}"
+        ));
+    }
     g.settled(Duration::from_secs(60))?;
     if g.sh(INVOCATION)? != was {
         return Err("k3s-agent was restarted".to_owned());
+    }
+    let now = g.sh(JOURNALS)?;
+    if now != journals {
+        return Err(format!("something was opened:\n{journals}\n{now}"));
     }
     g.expect_same(&before)
 }
@@ -134,7 +148,45 @@ fn along(g: &Ground<'_>, rules: &[(&str, &str)], seconds: u64, wanted: &str) -> 
             .iter()
             .try_for_each(|(_, rule)| gateway(g, &format!("iptables-nft -w -D FORWARD {rule}")))
     };
-    alone(g, || unmoved(g, &put, &|| Ok(()), &take, seconds, wanted))
+    alone(g, || unmoved(g, &put, &|| Ok(()), &take, seconds, wanted, usize::MAX))
+}
+
+fn loss(g: &Ground<'_>) -> Verdict {
+    let rule = |verb: &str| {
+        let rule = "-m statistic --mode random --probability 0.3 -j DROP";
+        gateway(g, &format!("iptables-nft -w {verb} FORWARD {rule}"))
+    };
+    alone(g, || unmoved(g, &|| rule("-I"), &|| Ok(()), &|| rule("-D"), 60, "", 1))
+}
+
+/// Everything that the node sends beyond the gateway takes half a second.
+fn slow(g: &Ground<'_>) -> Verdict {
+    let space = g.lab.space(GATEWAY).map_err(told)?;
+    let lab = Layer::common().path("/usr/local/bin/lab").display().to_string();
+    let argv = [&lab, "standin", "slow-line", "--tun", "slow0", "--delay-ms", "500"];
+    let mut command = space.command(&argv);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut line = command.spawn().map_err(told)?;
+    let put = || {
+        let lead = "i=0; until ip link show slow0 >/dev/null 2>&1; do i=$((i+1)); [ $i -lt 100 ] || exit 1; sleep 0.1; done; \
+            ip link set slow0 up && echo 0 > /proc/sys/net/ipv4/conf/slow0/rp_filter && \
+            ip route add default dev slow0 table 7777 && ip rule add pref 100 iif br-lan from 192.168.2.80 lookup 7777";
+        space.sh(lead).and_then(Output::success).map(drop).map_err(told)?;
+        let took = g.sh(
+            "curl -sk -m 8 -o /dev/null -w '%{time_connect}' https://203.0.113.10:6443/readyz",
+        )?;
+        match took.trim().parse::<f32>() {
+            Ok(seconds) if seconds > 0.4 => Ok(()),
+            _ => Err(format!("the line is not slow: a connection takes {took} s")),
+        }
+    };
+    let take = || {
+        let away = "ip rule del pref 100 iif br-lan from 192.168.2.80 lookup 7777";
+        space.sh(away).and_then(Output::success).map(drop).map_err(told)
+    };
+    let seen = alone(g, || unmoved(g, &put, &|| Ok(()), &take, 60, "", 1));
+    line.kill().and_then(|()| line.wait()).map_err(told)?;
+    seen
 }
 
 /// The port of the gateway's bridge that the node hangs on.
@@ -151,14 +203,17 @@ fn port(g: &Ground<'_>, state: &str) -> Verdict {
 }
 
 fn cable(g: &Ground<'_>) -> Verdict {
-    alone(g, || unmoved(g, &|| port(g, "down"), &|| Ok(()), &|| port(g, "up"), 45, "Upstream"))
+    alone(g, || {
+        unmoved(g, &|| port(g, "down"), &|| Ok(()), &|| port(g, "up"), 45, "Upstream", usize::MAX)
+    })
 }
 
 fn flapping(g: &Ground<'_>) -> Verdict {
+    // Twelve times in a minute.
     let begun = Instant::now();
     let flap =
         || port(g, if (begun.elapsed().as_secs() / 5).is_multiple_of(2) { "down" } else { "up" });
-    alone(g, || unmoved(g, &|| Ok(()), &flap, &|| port(g, "up"), 60, ""))
+    alone(g, || unmoved(g, &|| Ok(()), &flap, &|| port(g, "up"), 60, "", 12))
 }
 
 /// The node's wall clock is the whole machine's, so nobody sets it here (the age of a lease under a clock that jumps is a unit test's);
