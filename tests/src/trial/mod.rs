@@ -15,6 +15,7 @@ mod refusal;
 mod rented;
 mod rest;
 mod routing;
+mod storm;
 mod trouble;
 mod upstream;
 
@@ -64,6 +65,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             alone::CASES,
             rented::CASES,
             trouble::CASES,
+            storm::CASES,
             fleet::CASES,
         ]
         .concat(),
