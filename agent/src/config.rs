@@ -71,6 +71,8 @@ pub struct Tls {
     pub key: PathBuf,
     /// Serial numbers of certificates that are no longer welcome, hexadecimal, colons allowed.
     pub denied_serials: Vec<String>,
+    /// More of them, a line each: what `ctl pki revoke` sends is kept here.
+    pub denied: PathBuf,
 }
 
 impl Default for Tls {
@@ -80,6 +82,7 @@ impl Default for Tls {
             cert: "/etc/lifeline/agent.crt".into(),
             key: "/etc/lifeline/agent.key".into(),
             denied_serials: Vec::new(),
+            denied: "/etc/lifeline/denied-serials".into(),
         }
     }
 }
@@ -324,7 +327,7 @@ mod tests {
             ),
             (
                 "cluster = \"lab\"\n[tls]\ncolour = 1",
-                "line 3: unknown key `colour`: known here are ca, cert, key, denied-serials",
+                "line 3: unknown key `colour`: known here are ca, cert, key, denied-serials, denied",
             ),
             (
                 "cluster = \"lab\"\n[policy]\nmode = \"repair\"",

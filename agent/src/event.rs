@@ -82,10 +82,17 @@ pub static OVERDUE: Kind = Kind {
     name: "A run that nobody confirmed is undone by the timer",
     says: "The agent was dead or hung when the time to confirm was over. Fields: LIFELINE_RUN.",
 };
+/// Whom we believe, or how we show ourselves.
+pub static TRUST: Kind = Kind {
+    id: "348e9fecb230036d3a3cfcedfcd9d6bf",
+    name: "An operator changed who is believed",
+    says: "A certificate was denied, or the agent shows a new one of its own. The message says who asked.",
+};
 
 /// All of them.
-pub static ALL: [&Kind; 11] = [
-    &READY, &VERDICT, &RAISED, &RENEWED, &LOWERED, &HELPLESS, &OPENED, &ENDED, &RUN, &RAN, &OVERDUE,
+pub static ALL: [&Kind; 12] = [
+    &READY, &VERDICT, &RAISED, &RENEWED, &LOWERED, &HELPLESS, &OPENED, &ENDED, &RUN, &RAN,
+    &OVERDUE, &TRUST,
 ];
 
 /// What an event is about; what is not known has no field.

@@ -17,6 +17,7 @@ pub mod look;
 pub mod metrics;
 pub mod netfilter;
 pub mod netlink;
+pub mod papers;
 pub mod roles;
 pub mod runs;
 pub mod serve;

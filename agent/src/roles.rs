@@ -206,6 +206,32 @@ pub fn role(der: &[u8], cluster: &str) -> Result<Caller, Refused> {
     named(uri, cluster)
 }
 
+/// Is it an agent's own certificate, which serves under its node's name and calls nobody?
+///
+/// # Errors
+/// What it is instead.
+pub fn agent(der: &[u8], cluster: &str, node: &str) -> Result<(), String> {
+    let (_, cert) = parse_x509_certificate(der).map_err(|e| e.to_string())?;
+    let usage = cert.extended_key_usage().map_err(|e| e.to_string())?;
+    if usage.is_none_or(|u| u.value.any || u.value.client_auth || !u.value.server_auth) {
+        return Err("it is not for a server and nothing else".to_string());
+    }
+    let names = cert.subject_alternative_name().map_err(|e| e.to_string())?;
+    let uris: Vec<&str> = names
+        .iter()
+        .flat_map(|n| &n.value.general_names)
+        .filter_map(|n| match n {
+            GeneralName::URI(uri) if uri.starts_with(SCHEME) => Some(*uri),
+            _ => None,
+        })
+        .collect();
+    let wanted = format!("{SCHEME}{cluster}/agent/{node}");
+    match uris[..] {
+        [uri] if uri == wanted => Ok(()),
+        _ => Err(format!("it is not for {wanted}")),
+    }
+}
+
 const SCHEME: &str = "lifeline://";
 
 fn named(uri: &str, cluster: &str) -> Result<Caller, Refused> {

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{CertificateError, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,6 +47,24 @@ pub enum TlsError {
         path: PathBuf,
         /// Why.
         source: VerifierBuilderError,
+    },
+    /// Who is denied is not known. Nobody is let in on a guess.
+    #[error("read denied serial numbers from {path}")]
+    Denied {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line of that file is none.
+    #[error(
+        "read denied serial numbers from {path}, line {line}: it begins with no hexadecimal number, such as 1A:2B"
+    )]
+    DeniedLine {
+        /// Which.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
     },
     /// Certificate and key do not belong together.
     #[error("use certificate {cert} with key {key}")]
@@ -96,6 +115,11 @@ impl Trust {
         self.server.clone()
     }
 
+    /// Serial numbers that are refused, hexadecimal.
+    pub fn denied(&self) -> Vec<String> {
+        self.gate.denied.iter().map(|serial| hex(serial)).collect()
+    }
+
     /// Who shows this chain, as of now?
     ///
     /// # Errors
@@ -133,11 +157,16 @@ pub fn refusal(why: &rustls::Error, own: &[u8]) -> Refused {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// A serial number as `ctl pki show` and the messages have it.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":")
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates of a PEM file, at least one.
+///
+/// # Errors
+/// When there is none, or the file cannot be read.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = |source| TlsError::Read { path: path.into(), source };
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .map_err(read)?
@@ -149,6 +178,18 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
+/// The authorities of a PEM file.
+///
+/// # Errors
+/// When there is none, or one cannot be used.
+pub fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(path)? {
+        roots.add(authority).map_err(|source| TlsError::Authority { path: path.into(), source })?;
+    }
+    Ok(roots)
+}
+
 /// The ordinary check of a client's chain, and the list of denied serial numbers.
 #[derive(Debug)]
 struct Gate {
@@ -158,18 +199,37 @@ struct Gate {
 
 impl Gate {
     fn new(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for authority in certificates(&tls.ca)? {
-            roots
-                .add(authority)
-                .map_err(|source| TlsError::Authority { path: tls.ca.clone(), source })?;
-        }
-        let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        let roots = Arc::new(roots(&tls.ca)?);
+        let inner = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
             .build()
             .map_err(|source| TlsError::Verifier { path: tls.ca.clone(), source })?;
-        let denied = tls.denied_serials.iter().filter_map(|s| config::serial(s)).collect();
+        let mut denied = denied(&tls.denied)?;
+        for serial in tls.denied_serials.iter().filter_map(|s| config::serial(s)) {
+            if !denied.contains(&serial) {
+                denied.push(serial);
+            }
+        }
         Ok(Self { inner, denied })
     }
+}
+
+/// The serial numbers in a file, each the first word of its line; `#` begins a remark. No file is none.
+fn denied(path: &Path) -> Result<Vec<Vec<u8>>, TlsError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(TlsError::Denied { path: path.into(), source }),
+    };
+    let mut found = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let Some(word) = line.split('#').next().unwrap_or_default().split_whitespace().next()
+        else {
+            continue;
+        };
+        let bad = || TlsError::DeniedLine { path: path.into(), line: at + 1 };
+        found.push(config::serial(word).ok_or_else(bad)?);
+    }
+    Ok(found)
 }
 
 impl ClientCertVerifier for Gate {

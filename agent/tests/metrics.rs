@@ -6,8 +6,9 @@ mod stage;
 
 use arc_swap::ArcSwapOption;
 use lifeline_agent::clock::Clock;
-use lifeline_agent::config::Metrics;
+use lifeline_agent::config::{Metrics, Tls};
 use lifeline_agent::metrics;
+use lifeline_agent::papers::Papers;
 use lifeline_agent::roles::Caller;
 use lifeline_agent::serve::door::listen_locally;
 use lifeline_agent::serve::service::{About, Service};
@@ -41,13 +42,16 @@ async fn captured() -> Told {
     sight.look().await;
     let about =
         About { node: "calypso".into(), cluster: "lab".into(), boot: clock.boot().to_owned() };
+    let trust = Arc::new(ArcSwapOption::empty());
+    let papers = Papers::new(Tls::default(), "lab", "calypso", trust.clone());
     let service = Service {
         runs,
         sight,
         store,
         node: stage.clone(),
         policy,
-        trust: Arc::new(ArcSwapOption::empty()),
+        trust,
+        papers,
         about: Arc::new(about),
     };
     let (socket, file) = (dir.path().join("metrics.sock"), dir.path().join("lifeline.prom"));

@@ -6,165 +6,21 @@
     reason = "a test fails by panicking"
 )]
 
+mod call;
 mod stage;
 
-use arc_swap::ArcSwapOption;
-use lifeline_agent::clock::Clock;
+use call::{OPERATOR, VIEWER, Wanted, agent, authority, issue, named_authority, write_server};
 use lifeline_agent::config::{Limits, Tls};
-use lifeline_agent::serve::service::{About, Service};
-use lifeline_agent::serve::{answer, door};
-use lifeline_agent::sight::Sight;
-use lifeline_agent::store::Store;
 use lifeline_agent::tls::Trust;
 use lifeline_core::diagnosis::Diagnosis;
-use lifeline_core::policy::Policy;
 use lifeline_proto::v1 as wire;
 use lifeline_proto::v1::lifeline_client::LifelineClient;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, SanType, SerialNumber, date_time_ymd,
-};
-use stage::Stage;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use rcgen::{ExtendedKeyUsagePurpose, KeyPair};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_stream::StreamExt;
 use tonic::Code;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-
-type Client = LifelineClient<Channel>;
-type Authority = CertifiedIssuer<'static, KeyPair>;
-
-fn authority() -> Authority {
-    named_authority("Lifeline CA of lab")
-}
-
-fn named_authority(name: &str) -> Authority {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// A certificate as its authority would give it; each case changes one thing.
-struct Wanted<'a> {
-    uri: &'a str,
-    usage: ExtendedKeyUsagePurpose,
-    expired: bool,
-    serial: u64,
-}
-
-const OPERATOR: Wanted<'static> = Wanted {
-    uri: "lifeline://lab/operator/alice",
-    usage: ExtendedKeyUsagePurpose::ClientAuth,
-    expired: false,
-    serial: 7,
-};
-const VIEWER: Wanted<'static> = Wanted { uri: "lifeline://lab/viewer/bob", ..OPERATOR };
-
-fn issue(by: &Authority, wanted: &Wanted<'_>) -> Identity {
-    let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::URI(wanted.uri.try_into().unwrap())];
-    params.extended_key_usages = vec![wanted.usage.clone()];
-    params.serial_number = Some(SerialNumber::from(wanted.serial));
-    if wanted.expired {
-        params.not_after = date_time_ymd(2001, 1, 1);
-    }
-    let key = KeyPair::generate().unwrap();
-    let cert = params.signed_by(&key, by).unwrap();
-    Identity::from_pem(cert.pem(), key.serialize_pem())
-}
-
-/// An agent that serves on loopback.
-struct Agent {
-    at: SocketAddr,
-    local: PathBuf,
-    trust: Arc<ArcSwapOption<Trust>>,
-    stage: Arc<Stage>,
-    dir: tempfile::TempDir,
-}
-
-fn write_server(dir: &Path, ca: &Authority) -> Tls {
-    let mut params = CertificateParams::new(vec!["calypso".to_string()]).unwrap();
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let key = KeyPair::generate().unwrap();
-    let cert = params.signed_by(&key, ca).unwrap();
-    let put = |name: &str, text: String| {
-        std::fs::write(dir.join(name), text).unwrap();
-        dir.join(name)
-    };
-    Tls {
-        ca: put("ca.crt", ca.pem()),
-        cert: put("agent.crt", cert.pem()),
-        key: put("agent.key", key.serialize_pem()),
-        denied_serials: vec!["0x0D".to_string()],
-    }
-}
-
-async fn agent(ca: &Authority) -> (Agent, Tls) {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = Clock::read().unwrap();
-    let stage = Arc::new(Stage::of("r1-exit-node", &clock));
-    let tls = write_server(dir.path(), ca);
-    let trust = Arc::new(ArcSwapOption::from_pointee(Trust::load(&tls, "lab").unwrap()));
-    let runs = stage::start(&stage, dir.path(), &clock).await;
-    let (store, _) = Store::open(dir.path());
-    let (store, policy) = (Arc::new(store), Arc::new(Policy::default()));
-    let sight = Arc::new(Sight::new(stage.clone(), store.clone(), policy.clone(), clock.clone()));
-    sight.look().await;
-    let about = About { node: "calypso".into(), cluster: "lab".into(), boot: clock.boot().into() };
-    let service = Service {
-        runs,
-        sight,
-        store,
-        node: stage.clone(),
-        policy,
-        trust: trust.clone(),
-        about: Arc::new(about),
-    };
-    let limits = Limits { handshake_ms: 60_000, ..Limits::default() };
-    let listener = door::listen("127.0.0.1:0".parse().unwrap(), 0x40).unwrap();
-    let at = listener.local_addr().unwrap();
-    let local = dir.path().join("agent.sock");
-    let guests = door::open(listener, trust.clone(), &limits);
-    let locals = door::open_locally(door::listen_locally(&local).unwrap());
-    for door in [guests, locals] {
-        let (service, limits) = (service.clone(), limits.clone());
-        tokio::spawn(async move { answer(service, door, &limits, std::future::pending()).await });
-    }
-    (Agent { at, local, trust, stage, dir }, tls)
-}
-
-impl Agent {
-    async fn dial(&self, ca: &Authority, who: Option<Identity>) -> Result<Client, String> {
-        let mut tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(ca.pem()))
-            .domain_name("calypso");
-        if let Some(who) = who {
-            tls = tls.identity(who);
-        }
-        let endpoint = Endpoint::from_shared(format!("https://{}", self.at))
-            .unwrap()
-            .tls_config(tls)
-            .unwrap()
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(Duration::from_secs(20));
-        endpoint.connect().await.map(LifelineClient::new).map_err(|e| all(&e))
-    }
-
-    /// What somebody hears who is turned away in the handshake.
-    async fn turned_away(&self, ca: &Authority, who: Option<Identity>) -> String {
-        match self.dial(ca, who).await {
-            Err(why) => why,
-            Ok(mut client) => all(&client.status(wire::StatusRequest {}).await.unwrap_err()),
-        }
-    }
-}
-
-fn all(error: &dyn std::error::Error) -> String {
-    lifeline_agent::sight::chain(error)
-}
+use tonic::transport::Endpoint;
 
 #[tokio::test]
 async fn each_who_may_not_come_in_hears_why() {

@@ -223,6 +223,27 @@ impl Agent {
         self.ask("show its baseline", LOOK, c.baseline(request)).await
     }
 
+    /// Has certificates refused from now on; gives all that are.
+    pub async fn deny(&self, serials: Vec<String>) -> Result<Vec<String>, AgentError> {
+        let mut c = self.client.clone();
+        let request = wire::DenyRequest { serials };
+        Ok(self.ask("deny certificates", LOOK, c.deny(request)).await?.serials)
+    }
+
+    /// Has a key made, and gives the request for its certificate.
+    pub async fn request_certificate(&self) -> Result<String, AgentError> {
+        let mut c = self.client.clone();
+        let request = wire::RequestCertificateRequest {};
+        Ok(self.ask("make a key", LOOK, c.request_certificate(request)).await?.request)
+    }
+
+    /// Brings the certificate that was asked for; gives the serial number it shows from now on.
+    pub async fn take_certificate(&self, chain: String) -> Result<String, AgentError> {
+        let mut c = self.client.clone();
+        let request = wire::TakeCertificateRequest { chain };
+        Ok(self.ask("take a certificate", LOOK, c.take_certificate(request)).await?.serial)
+    }
+
     /// The incident that was named, or the one under way, or the newest.
     pub async fn incident(&self, named: &str) -> Result<String, CommandError> {
         if !named.is_empty() {

@@ -1,8 +1,12 @@
 //! Asking the operator: typed, never assumed.
 
 use crate::error::CommandError;
+use crate::interrupt::interruptible;
 use crate::out::{Out, Tone};
+use crate::secret::Secret;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{self, Write};
+use zeroize::Zeroizing;
 
 /// Refuses when nobody can be asked and nobody said yes beforehand.
 pub fn can_ask(out: Out, yes: bool, what: &str) -> Result<(), CommandError> {
@@ -39,6 +43,46 @@ async fn answer(
         return Ok(None);
     }
     line(out, &format!("{question} [{hint}] ")).await.map(Some)
+}
+
+/// Has a secret typed, which the terminal does not show.
+pub async fn hidden(out: Out, question: &str) -> Result<Secret, CommandError> {
+    if !out.interactive {
+        return Err(CommandError::usage("ask for a passphrase: there is no terminal to ask on")
+            .hinted("say where it is: --passphrase env:NAME or file:PATH"));
+    }
+    // Shown again however this ends.
+    let quiet = Quiet::begin().map_err(CommandError::failed)?;
+    let typed = interruptible(line(out, question)).await;
+    drop(quiet);
+    out.say("");
+    let typed = typed.ok_or_else(|| CommandError::failed("interrupted; nothing was done"))??;
+    let typed = Zeroizing::new(typed);
+    let secret = typed.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        return Err(CommandError::usage("read a passphrase: nothing was typed"));
+    }
+    Ok(Secret::new(secret.to_owned()))
+}
+
+/// A terminal that does not show what is typed.
+struct Quiet(Termios);
+
+impl Quiet {
+    fn begin() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut quiet = before.clone();
+        quiet.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(io::stdin(), OptionalActions::Now, &quiet)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // A terminal that is gone shows nothing.
+        tcsetattr(io::stdin(), OptionalActions::Now, &self.0).ok();
+    }
 }
 
 /// Has a name typed, for what cannot be undone; a name given beforehand must be that very name.

@@ -129,7 +129,7 @@ pub enum Verb {
     Audit(verbs::audit::Args),
     /// List the faults Lifeline knows
     Faults(verbs::faults::Args),
-    /// Make and show certificates
+    /// Make, show, renew and revoke certificates
     Pki(verbs::pki::Args),
     /// Write what a shell needs to complete ctl's words
     Completions(verbs::completions::Args),

@@ -123,9 +123,10 @@ impl From<pki::PkiError> for CommandError {
                 .hinted("ca.crt and ca.key in that directory do not belong together"),
             pki::PkiError::Other { .. } => Self::failed(error)
                 .hinted("nothing was written; name another --out directory for the other subject"),
-            pki::PkiError::Parse { .. } | pki::PkiError::Issue { .. } | pki::PkiError::Clock => {
-                Self::failed(error)
-            }
+            pki::PkiError::Parse { .. }
+            | pki::PkiError::Issue { .. }
+            | pki::PkiError::Seal(_)
+            | pki::PkiError::Clock => Self::failed(error),
         }
     }
 }
@@ -180,7 +181,7 @@ impl From<IdentityError> for CommandError {
             IdentityError::File(e) => return e.into(),
             IdentityError::Pki(e) => return e.into(),
             IdentityError::Expired { ref whose, .. } => Some(format!(
-                "issue a new one: ctl pki operator {} --role {} --dir PKI --out DIR",
+                "issue a new one: ctl pki operator {} --role {} --dir PKI --out DIR; or: ctl pki renew --operator",
                 whose.name,
                 whose.role.word()
             )),

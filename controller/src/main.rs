@@ -106,7 +106,7 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::Uninstall(args) => verbs::uninstall::run(args, &cli.global, out).await,
         Verb::Audit(args) => verbs::audit::run(args, &cli.global, out).await,
         Verb::Faults(args) => verbs::faults::run(args, out),
-        Verb::Pki(args) => verbs::pki::run(args, out),
+        Verb::Pki(args) => verbs::pki::run(args, &cli.global, out).await,
         Verb::Completions(args) => verbs::completions::run(args, out),
         Verb::Man(args) => verbs::man::run(args, out),
     }

@@ -168,29 +168,54 @@ impl Session {
 
     /// The certificate a node's agent shows; `None` over the unix socket, where it shows none.
     pub async fn certificate(&self, node: &str) -> Result<Option<Card>, CommandError> {
-        let Road::Net { addresses, identity, agent } = self.road(node)? else { return Ok(None) };
-        let config = tls::client(&identity, &agent).map_err(CommandError::failed)?;
-        let connector = TlsConnector::from(Arc::new(config));
-        let mut last =
-            CommandError::failed(format!("look at the certificate of {node}: no address"));
+        match self.shown(node).await {
+            (_, Some(why)) => Err(why),
+            (card, None) => Ok(card),
+        }
+    }
+
+    /// The certificate a node's agent shows, and why it is not believed if it is not: one that has expired says when.
+    pub async fn shown(&self, node: &str) -> (Option<Card>, Option<CommandError>) {
+        let road = match self.road(node) {
+            Ok(road) => road,
+            Err(why) => return (None, Some(why)),
+        };
+        let Road::Net { addresses, identity, agent } = road else { return (None, None) };
+        let mut last = (None, None);
         for address in &addresses {
-            let name = ServerName::try_from(agent.name.clone()).map_err(CommandError::failed)?;
-            let shake = async { connector.connect(name, TcpStream::connect(address).await?).await };
-            match timeout(SHAKE, shake).await {
-                Ok(Ok(stream)) => {
-                    let shown = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
-                    let card = shown.map(|der| Card::from_der(der)).transpose();
-                    return card.map_err(CommandError::failed);
-                }
-                Ok(Err(why)) => last = CommandError::failed(why),
-                Err(_) => {
-                    last = CommandError::failed(format!(
-                        "look at the certificate of {node}: {address} does not answer"
-                    ));
-                }
+            let seen = tls::Shown::default();
+            let why = match shake(address, &identity, &agent, &seen).await {
+                Ok(()) => None,
+                Err(why) => Some(CommandError::failed(format!(
+                    "look at the certificate of {node} at {address}: {why}"
+                ))),
+            };
+            match seen.get().map(|der| Card::from_der(der)) {
+                Some(Ok(card)) => return (Some(card), why),
+                Some(Err(odd)) => last = (None, Some(CommandError::failed(odd))),
+                None => last = (None, why),
             }
         }
-        Err(last)
+        let none =
+            || CommandError::failed(format!("look at the certificate of {node}: no address"));
+        (last.0, Some(last.1.unwrap_or_else(none)))
+    }
+}
+
+async fn shake(
+    address: &str,
+    identity: &Identity,
+    agent: &Subject,
+    seen: &tls::Shown,
+) -> Result<(), String> {
+    let config = tls::watching(identity, agent, Arc::clone(seen)).map_err(|e| e.to_string())?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from(agent.name.clone()).map_err(|e| e.to_string())?;
+    let shake = async { connector.connect(name, TcpStream::connect(address).await?).await };
+    match timeout(SHAKE, shake).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(why)) => Err(why.to_string()),
+        Err(_) => Err("it does not answer".to_owned()),
     }
 }
 

@@ -8,7 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The certificate is the cluster's, and not this node's agent's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,8 +20,20 @@ pub struct NotThatAgent {
     pub found: String,
 }
 
+/// The certificate that was shown, believed or not.
+pub type Shown = Arc<OnceLock<Vec<u8>>>;
+
 /// Settings for calling a node's agent.
 pub fn client(identity: &Identity, node: &Subject) -> Result<ClientConfig, rustls::Error> {
+    watching(identity, node, Shown::default())
+}
+
+/// The same, and what was shown is kept to be looked at.
+pub fn watching(
+    identity: &Identity,
+    node: &Subject,
+    shown: Shown,
+) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let inner = WebPkiServerVerifier::builder_with_provider(
         Arc::clone(&identity.roots),
@@ -29,7 +41,7 @@ pub fn client(identity: &Identity, node: &Subject) -> Result<ClientConfig, rustl
     )
     .build()
     .map_err(|e| rustls::Error::General(e.to_string()))?;
-    let verifier = AgentVerifier { inner, wanted: node.clone() };
+    let verifier = AgentVerifier { inner, wanted: node.clone(), shown };
     let mut config = ClientConfig::builder_with_provider(provider as Arc<CryptoProvider>)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -44,6 +56,7 @@ pub fn client(identity: &Identity, node: &Subject) -> Result<ClientConfig, rustl
 struct AgentVerifier {
     inner: Arc<WebPkiServerVerifier>,
     wanted: Subject,
+    shown: Shown,
 }
 
 impl ServerCertVerifier for AgentVerifier {
@@ -55,6 +68,7 @@ impl ServerCertVerifier for AgentVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        self.shown.get_or_init(|| end_entity.to_vec());
         let verified = self.inner.verify_server_cert(
             end_entity,
             intermediates,

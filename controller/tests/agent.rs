@@ -3,6 +3,7 @@
 //! It copies the agent's manners at the wire (TLS 1.3, client certificates of one authority, ALPN h2), not its judgement.
 
 use crate::desk::Desk;
+use crate::shake;
 use crate::story::{self, Story};
 use lifeline_core::baseline::Baseline;
 use lifeline_core::clock::Stamp;
@@ -12,12 +13,13 @@ use lifeline_proto::v1 as wire;
 use lifeline_proto::v1::lifeline_server::{Lifeline, LifelineServer};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 /// What changes while it serves.
@@ -40,6 +42,12 @@ pub struct State {
     /// The incident under way.
     pub running: String,
     pub asked: Vec<String>,
+    /// Serial numbers it refuses.
+    pub denied: Vec<String>,
+    /// A key that waits for its certificate.
+    pub ready: Option<String>,
+    /// Where its certificate and key lie.
+    pub papers: PathBuf,
 }
 
 /// The stand-in.
@@ -66,6 +74,9 @@ impl StandIn {
                 refuses: None,
                 running: String::new(),
                 asked: Vec::new(),
+                denied: Vec::new(),
+                ready: None,
+                papers: PathBuf::new(),
             }),
         }
     }
@@ -106,17 +117,12 @@ impl StandIn {
 
     /// Serves over TLS with the certificate in one directory of the desk, believing clients of one authority.
     pub async fn serve(self, desk: &Desk, cert: &str, clients: &str) -> (SocketAddr, Arc<Self>) {
+        self.state().papers = desk.path(cert);
         let me = Arc::new(self);
-        let tls = ServerTlsConfig::new()
-            .identity(Identity::from_pem(
-                desk.read(&format!("{cert}/agent.crt")),
-                desk.read(&format!("{cert}/agent.key")),
-            ))
-            .client_ca_root(Certificate::from_pem(desk.read(&format!("{clients}/ca.crt"))));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = Server::builder().tls_config(tls).unwrap().add_service(service(&me));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let guests = shake::incoming(listener, desk.path(cert), desk.path(clients));
+        tokio::spawn(Server::builder().add_service(service(&me)).serve_with_incoming(guests));
         (address, me)
     }
 
@@ -176,6 +182,7 @@ impl Lifeline for Shared {
             boot_id: state.boot.clone(),
             age_ms: 1200,
             baseline: "learned".into(),
+            denied_serials: state.denied.clone(),
             ..wire::StatusReply::default()
         }))
     }
@@ -345,5 +352,38 @@ impl Lifeline for Shared {
             _ => vec![],
         };
         Ok(Response::new(wire::BaselineReply { baseline, differences }))
+    }
+
+    async fn deny(
+        &self,
+        r: Request<wire::DenyRequest>,
+    ) -> Result<Response<wire::DenyReply>, Status> {
+        let serials = r.into_inner().serials;
+        self.0.note(format!("deny {}", serials.join(" ")));
+        let mut state = self.0.state();
+        state.denied.extend(serials);
+        Ok(Response::new(wire::DenyReply { serials: state.denied.clone() }))
+    }
+
+    async fn request_certificate(
+        &self,
+        _: Request<wire::RequestCertificateRequest>,
+    ) -> Result<Response<wire::RequestCertificateReply>, Status> {
+        self.0.note("request a certificate");
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let request = rcgen::CertificateParams::default().serialize_request(&pair).unwrap();
+        self.0.state().ready = Some(pair.serialize_pem());
+        Ok(Response::new(wire::RequestCertificateReply { request: request.pem().unwrap() }))
+    }
+
+    async fn take_certificate(
+        &self,
+        r: Request<wire::TakeCertificateRequest>,
+    ) -> Result<Response<wire::TakeCertificateReply>, Status> {
+        self.0.note("take a certificate");
+        let mut state = self.0.state();
+        std::fs::write(state.papers.join("agent.crt"), r.into_inner().chain).unwrap();
+        std::fs::write(state.papers.join("agent.key"), state.ready.take().unwrap()).unwrap();
+        Ok(Response::new(wire::TakeCertificateReply { serial: "01".into() }))
     }
 }

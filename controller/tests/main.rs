@@ -34,7 +34,9 @@ mod rented;
 mod rights;
 #[cfg(target_os = "linux")]
 mod secrets;
+mod shake;
 mod ssh;
+mod trust;
 #[cfg(target_os = "linux")]
 mod verify;
 #[cfg(target_os = "linux")]

@@ -15,6 +15,7 @@ use lifeline_agent::lines::DEADLINE;
 use lifeline_agent::look::{Look, Places};
 use lifeline_agent::metrics;
 use lifeline_agent::netlink::Kernel;
+use lifeline_agent::papers::Papers;
 use lifeline_agent::runs::{Parts, Runs};
 use lifeline_agent::serve::service::{About, Service};
 use lifeline_agent::serve::{answer, door};
@@ -177,7 +178,8 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     runs.resume().await;
 
     let trust = Arc::new(ArcSwapOption::empty());
-    believe(&trust, &config);
+    let papers = Papers::new(config.tls.clone(), &config.cluster, &name, trust.clone());
+    papers.read(&config.tls);
     let about =
         About { node: name, cluster: config.cluster.clone(), boot: clock.boot().to_string() };
     let service = Service {
@@ -187,6 +189,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         node,
         policy,
         trust: trust.clone(),
+        papers: papers.clone(),
         about: Arc::new(about),
     };
     let stop = watch::Sender::new(false);
@@ -237,7 +240,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
             () = &mut looking => {}
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(path, &config, &trust),
+            _ = hangup.recv() => reload(path, &config, &papers),
             // What could not be read or locked at the start is not known until the next one; the guard stands meanwhile.
             Ok(_) = troubles.wait_for(Option::is_none), if badly => {
                 tracing::info!("the agent starts anew, to read its state directory");
@@ -335,29 +338,11 @@ async fn open_door(
     said(answer(service, guests, &config.limits, stopped).await);
 }
 
-/// Reads the certificates; says whether they are now the ones in use.
-fn believe(trust: &ArcSwapOption<Trust>, config: &Config) -> bool {
-    match Trust::load(&config.tls, &config.cluster) {
-        Ok(new) => {
-            trust.store(Some(Arc::new(new)));
-            true
-        }
-        Err(why) => {
-            if trust.load().is_some() {
-                tracing::error!("the certificates in use stay in use: {}", chain(&why));
-            } else {
-                tracing::error!("only the local socket is served, until SIGHUP: {}", chain(&why));
-            }
-            false
-        }
-    }
-}
-
 /// Certificates and the list of denied ones are read again; everything else needs a restart, and says so.
-fn reload(path: &Path, running: &Config, trust: &ArcSwapOption<Trust>) {
+fn reload(path: &Path, running: &Config, papers: &Papers) {
     match Config::load(path) {
         Ok(new) => {
-            if believe(trust, &new) {
+            if papers.read(&new.tls) {
                 tracing::info!("certificates read again");
             }
             if (Config { tls: running.tls.clone(), ..new }) != *running {

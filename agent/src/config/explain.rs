@@ -41,7 +41,7 @@ const SECTIONS: [(&str, &[&str]); 4] = [
             "lifeline",
         ],
     ),
-    ("tls", &["ca", "cert", "key", "denied-serials"]),
+    ("tls", &["ca", "cert", "key", "denied-serials", "denied"]),
     ("metrics", &["textfile"]),
     (
         "limits",

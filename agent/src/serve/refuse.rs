@@ -1,6 +1,7 @@
 //! What a caller is told when something is not done: one code for each of our errors, and the whole chain of causes.
 
 use crate::journal::JournalError;
+use crate::papers::PapersError;
 use crate::runs::Refused;
 use crate::runs::book::BookError;
 use crate::sight::chain;
@@ -47,6 +48,19 @@ impl From<StoreError> for Status {
         match why {
             StoreError::Disk { .. } => Self::resource_exhausted(text),
             StoreError::Form { .. } => Self::internal(text),
+        }
+    }
+}
+
+impl From<PapersError> for Status {
+    fn from(why: PapersError) -> Self {
+        let text = chain(&why);
+        match why {
+            PapersError::Sent { .. } => Self::invalid_argument(text),
+            PapersError::Unasked | PapersError::Tls(_) => Self::failed_precondition(text),
+            PapersError::File { .. } => Self::resource_exhausted(text),
+            PapersError::Silent => Self::unavailable(text),
+            PapersError::Make(_) => Self::internal(text),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The calls. Each asks who calls, takes the value it needs from that, and hands on; nothing is decided here.
 
 use crate::aside::aside;
-use crate::roles::{Caller, Operator, Refused, Viewer};
+use crate::papers::Papers;
+use crate::roles::{self, Caller, Operator, Refused, Viewer};
 use crate::runs::book::Asked;
 use crate::runs::story::Story;
 use crate::runs::{Node, Request as Wanted, Runs};
@@ -20,6 +21,7 @@ use lifeline_proto::v1 as wire;
 use lifeline_proto::v1::lifeline_server::Lifeline;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 /// Everything the calls lean on.
@@ -37,6 +39,8 @@ pub struct Service<N> {
     pub policy: Arc<Policy>,
     /// Whom we believe; none while the certificates cannot be used.
     pub trust: Arc<ArcSwapOption<Trust>>,
+    /// Where that comes from, and how it is changed.
+    pub papers: Arc<Papers>,
     /// Who we are.
     pub about: Arc<About>,
 }
@@ -61,6 +65,7 @@ impl<N> Clone for Service<N> {
             node: self.node.clone(),
             policy: self.policy.clone(),
             trust: self.trust.clone(),
+            papers: self.papers.clone(),
             about: self.about.clone(),
         }
     }
@@ -84,6 +89,19 @@ impl<N: Node> Service<N> {
         Ok(self.caller(request)?.viewer())
     }
 
+    /// Is who called still welcome? A stream outlives the moment in which that was asked first.
+    fn stays<T>(&self, request: &Request<T>) -> Result<Stays, Status> {
+        let peer = request.extensions().get::<Peer>().ok_or(Refused::NoCertificate)?.clone();
+        let trust = self.trust.clone();
+        Ok(Box::new(move || match peer.caller(trust.load().as_deref()) {
+            Ok(_) => Ok(()),
+            Err(why) => {
+                tracing::info!("{peer:?} is no longer served: {why}");
+                Err(why.into())
+            }
+        }))
+    }
+
     /// What was judged, and what is wrong with the agent itself.
     fn summary(&self, judged: &str) -> String {
         let disk = self.store.trouble().map(|why| disk::said(&why));
@@ -100,6 +118,12 @@ impl<N: Node> Service<N> {
         }
     }
 }
+
+/// Asked again while a stream goes on.
+type Stays = Box<dyn Fn() -> Result<(), Status> + Send>;
+
+/// How often that is asked while nothing is told.
+const ASKED: Duration = Duration::from_secs(1);
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -124,6 +148,7 @@ impl<N: Node> Lifeline for Service<N> {
             boot_id: self.about.boot.clone(),
             age_ms: 0,
             baseline: self.baseline_word(),
+            denied_serials: self.trust.load().as_ref().map(|t| t.denied()).unwrap_or_default(),
         };
         if let Some(glance) = latest {
             let d = &glance.diagnosis;
@@ -186,9 +211,10 @@ impl<N: Node> Lifeline for Service<N> {
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Answer<Self::WatchStream> {
         let who = self.viewer(&request)?;
+        let stays = self.stays(&request)?;
         let r = request.into_inner();
         let story = self.runs.story(&r.incident).await?;
-        answer(Box::pin(follow(story, r.since, who)))
+        answer(Box::pin(follow(story, r.since, who, stays)))
     }
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Answer<wire::CancelReply> {
@@ -264,6 +290,35 @@ impl<N: Node> Lifeline for Service<N> {
             differences: baseline::differences(&base, &glance.seen),
         })
     }
+
+    async fn deny(&self, request: Request<wire::DenyRequest>) -> Answer<wire::DenyReply> {
+        let who = self.operator(&request)?;
+        let own = match request.extensions().get::<Peer>() {
+            Some(Peer::Remote { chain, .. }) => {
+                chain.first().map(|own| roles::serial_of(own)).transpose()?
+            }
+            Some(Peer::Local { .. }) | None => None,
+        };
+        let serials = self.papers.deny(&who, own, request.into_inner().serials).await?;
+        answer(wire::DenyReply { serials })
+    }
+
+    async fn request_certificate(
+        &self,
+        request: Request<wire::RequestCertificateRequest>,
+    ) -> Answer<wire::RequestCertificateReply> {
+        let who = self.operator(&request)?;
+        answer(wire::RequestCertificateReply { request: self.papers.request(&who).await? })
+    }
+
+    async fn take_certificate(
+        &self,
+        request: Request<wire::TakeCertificateRequest>,
+    ) -> Answer<wire::TakeCertificateReply> {
+        let who = self.operator(&request)?;
+        let serial = self.papers.take(&who, request.into_inner().chain).await?;
+        answer(wire::TakeCertificateReply { serial })
+    }
 }
 
 /// Everything after the first `since`, then each new thing, until the end.
@@ -271,6 +326,7 @@ fn follow(
     story: Arc<Story>,
     since: u64,
     who: Viewer,
+    stays: Stays,
 ) -> impl Stream<Item = Result<wire::WatchReply, Status>> + Send {
     let (tell, told) = tokio::sync::mpsc::channel(16);
     tokio::spawn(async move {
@@ -279,6 +335,11 @@ fn follow(
             // Marked as seen before it is read: what is added meanwhile wakes us again.
             grew.borrow_and_update();
             let news = story.since(seen);
+            if let Err(no) = stays() {
+                // Whether it is still heard is the caller's business.
+                drop(tell.send(Err(no)).await);
+                return;
+            }
             for item in &news {
                 seen = item.number;
                 if tell.send(Ok(views::item(item, &who))).await.is_err() {
@@ -290,6 +351,7 @@ fn follow(
             }
             tokio::select! {
                 changed = grew.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(ASKED) => {}
                 () = tell.closed() => return,
             }
         }

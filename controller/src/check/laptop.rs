@@ -54,7 +54,7 @@ pub fn look(global: &Global, out: Out) -> (Vec<Mark>, Option<Session>) {
                 &whose,
                 card.until_s,
                 SOON_S,
-                "issue a new one: ctl pki operator NAME --role operator --dir PKI --out DIR",
+                "issue a new one: ctl pki renew --operator",
             );
         }
     }

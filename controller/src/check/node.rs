@@ -8,7 +8,7 @@ use crate::words;
 
 /// The agent looks every 5 to 30 s.
 const STALE_MS: u64 = 90_000;
-/// A node's certificate is renewed by hand.
+/// A node's certificate is renewed over the wire while it is valid.
 const SOON_S: i64 = 14 * 86_400;
 
 /// Looks at what the agent said when it was reached.
@@ -64,7 +64,7 @@ pub async fn look(session: &Session, node: &str, answer: Answer) -> Vec<Mark> {
             "its certificate",
             card.until_s,
             SOON_S,
-            "ctl pki agent NODE … makes a new one; systemctl reload lifeline-agent takes it",
+            "a new one, its key made on the node: ctl pki renew NODE",
         ),
         Ok(None) => {}
         Err(why) => group.wrong(&why),

@@ -1,9 +1,11 @@
 //! Making certificates: the authority, agents, operators and viewers.
 
-use super::PkiError;
+use super::authority::{self as held, Ca};
 use super::card::Card;
 use super::subject::{self, Role, Subject, authority};
+use super::{PkiError, Shelf, seal};
 use crate::files::{self, Present};
+use crate::secret::Secret;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -39,8 +41,13 @@ pub struct Written {
     pub card: Card,
 }
 
-/// Creates a cluster's certificate authority; refuses to touch one that is there.
-pub fn init(cluster: &str, dir: &Path, days: Days) -> Result<Written, PkiError> {
+/// Creates a cluster's certificate authority, its key encrypted if there is a passphrase; refuses to touch one that is there.
+pub fn init(
+    cluster: &str,
+    dir: &Path,
+    days: Days,
+    passphrase: Option<&Secret>,
+) -> Result<Written, PkiError> {
     subject::cluster(cluster)?;
     let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
     for path in [&cert, &key] {
@@ -59,8 +66,12 @@ pub fn init(cluster: &str, dir: &Path, days: Days) -> Result<Written, PkiError> 
     (params.not_before, params.not_after) = days.window()?;
     let pair = KeyPair::generate().map_err(issue)?;
     let made = params.self_signed(&pair).map_err(issue)?;
+    let text = match passphrase {
+        Some(passphrase) => seal::seal(&pair, passphrase).map_err(PkiError::Seal)?,
+        None => pair.serialize_pem().into(),
+    };
     files::create_dir(dir)?;
-    files::write(&key, &pair.serialize_pem(), 0o600, Present::Keep)?;
+    files::write(&key, &text, 0o600, Present::Keep)?;
     files::write(&cert, &made.pem(), 0o644, Present::Keep)?;
     let card = Card::from_file(&cert)?;
     Ok(Written { cert, key, card })
@@ -70,13 +81,13 @@ pub fn init(cluster: &str, dir: &Path, days: Days) -> Result<Written, PkiError> 
 pub fn agent(
     node: &str,
     addresses: &[IpAddr],
-    ca: &Path,
+    ca: &Ca,
     out: &Path,
     days: Days,
 ) -> Result<Written, PkiError> {
     let signer = Signer::open(ca)?;
     let (params, subject) = signer.server(node, addresses)?;
-    signer.issue(params, &subject, out, "agent", days)
+    signer.issue(params, &subject, &Shelf::in_dir(out, "agent"), days)
 }
 
 /// A certificate whose key we have never seen.
@@ -92,7 +103,7 @@ pub struct Signed {
 pub fn signed(
     node: &str,
     addresses: &[IpAddr],
-    ca: &Path,
+    ca: &Ca,
     request: &str,
     days: Days,
 ) -> Result<Signed, PkiError> {
@@ -107,23 +118,26 @@ pub fn signed(
 }
 
 /// The cluster whose authority lies in that directory.
-pub fn cluster_of(ca: &Path) -> Result<String, PkiError> {
-    Signer::open(ca).map(|s| s.cluster)
+pub fn cluster_of(dir: &Path) -> Result<String, PkiError> {
+    let path = dir.join("ca.crt");
+    let card = Card::from_file(&path)?;
+    let why = "it is no Lifeline authority";
+    card.authority().map(str::to_owned).ok_or(PkiError::NotOurCa { path, why })
 }
 
 /// Issues an operator's or viewer's certificate: it calls, and serves nothing.
 pub fn operator(
     name: &str,
     role: Role,
-    ca: &Path,
-    out: &Path,
+    ca: &Ca,
+    shelf: &Shelf,
     days: Days,
 ) -> Result<Written, PkiError> {
     let signer = Signer::open(ca)?;
     let subject = Subject::new(&signer.cluster, role, name)?;
     let mut params = CertificateParams::default();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    signer.issue(params, &subject, out, "operator", days)
+    signer.issue(params, &subject, shelf, days)
 }
 
 fn uri(text: &str) -> Result<SanType, rcgen::Error> {
@@ -139,8 +153,8 @@ struct Signer {
 }
 
 impl Signer {
-    fn open(dir: &Path) -> Result<Self, PkiError> {
-        let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
+    fn open(ca: &Ca) -> Result<Self, PkiError> {
+        let (cert, key) = (ca.dir.join("ca.crt"), ca.dir.join("ca.key"));
         let not_ours = |why| PkiError::NotOurCa { path: cert.clone(), why };
         let card = Card::from_file(&cert)?;
         let cluster = card.authority().ok_or_else(|| not_ours("it is no Lifeline authority"))?;
@@ -154,7 +168,7 @@ impl Signer {
             path: path.to_owned(),
             why: source.to_string(),
         };
-        let pair = KeyPair::from_pem(&files::read_key(&key)?).map_err(|e| parse(&key, e))?;
+        let pair = held::key(ca)?;
         let pem = files::read(&cert)?;
         let der = super::card::chain(&cert)?;
         let first = der.first().ok_or_else(|| not_ours("there is no certificate in it"))?;
@@ -203,12 +217,10 @@ impl Signer {
         &self,
         params: CertificateParams,
         subject: &Subject,
-        out: &Path,
-        stem: &str,
+        shelf: &Shelf,
         days: Days,
     ) -> Result<Written, PkiError> {
-        let (cert, key) = (out.join(format!("{stem}.crt")), out.join(format!("{stem}.key")));
-        let ca = out.join("ca.crt");
+        let Shelf { cert, key, ca } = shelf.clone();
         // Renewing is fine; taking somebody else's place by a mistyped directory is not.
         if cert.symlink_metadata().is_ok() {
             let found = Card::from_file(&cert)?.whose();
@@ -228,7 +240,9 @@ impl Signer {
         let params = self.complete(params, subject, days)?;
         let pair = KeyPair::generate().map_err(issue)?;
         let made = params.signed_by(&pair, &self.issuer).map_err(issue)?;
-        files::create_dir(out)?;
+        for path in [&cert, &key, &ca] {
+            files::create_dir(path.parent().unwrap_or_else(|| Path::new("/")))?;
+        }
         files::write(&ca, &self.pem, 0o644, Present::Replace)?;
         files::write(&key, &pair.serialize_pem(), 0o600, Present::Replace)?;
         files::write(&cert, &made.pem(), 0o644, Present::Replace)?;
@@ -253,7 +267,7 @@ mod tests {
     fn lab() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let ca = dir.path().join("pki");
-        init("lab", &ca, Days(30)).unwrap();
+        init("lab", &ca, Days(30), None).unwrap();
         (dir, ca)
     }
 
@@ -261,7 +275,7 @@ mod tests {
     fn an_authority_is_made_once() {
         let (_dir, ca) = lab();
         let key = std::fs::read(ca.join("ca.key")).unwrap();
-        let again = init("lab", &ca, Days(30)).unwrap_err();
+        let again = init("lab", &ca, Days(30), None).unwrap_err();
         assert!(matches!(again, PkiError::File(files::FileError::Exists { .. })), "{again}");
         assert_eq!(std::fs::read(ca.join("ca.key")).unwrap(), key);
         let mode = ca.join("ca.key").metadata().unwrap().permissions().mode();
@@ -272,14 +286,23 @@ mod tests {
     fn an_agent_only_serves_and_an_operator_only_calls() {
         let (dir, ca) = lab();
         let ip = "192.168.2.80".parse().unwrap();
-        let a = agent("calypso", &[ip], &ca, &dir.path().join("a"), Days(9)).unwrap().card;
+        let a =
+            agent("calypso", &[ip], &Ca::plain(&ca), &dir.path().join("a"), Days(9)).unwrap().card;
         assert!(a.server && !a.client && !a.ca);
         assert_eq!(
             (a.dns.as_slice(), a.addresses.as_slice()),
             (&["calypso".to_owned()][..], &[ip][..])
         );
         assert_eq!(a.whose().unwrap().uri(), "lifeline://lab/agent/calypso");
-        let o = operator("alice", Role::Viewer, &ca, &dir.path().join("o"), Days(7)).unwrap().card;
+        let o = operator(
+            "alice",
+            Role::Viewer,
+            &Ca::plain(&ca),
+            &Shelf::in_dir(&dir.path().join("o"), "operator"),
+            Days(7),
+        )
+        .unwrap()
+        .card;
         assert!(o.client && !o.server && !o.ca);
         assert_eq!(o.uris, ["lifeline://lab/viewer/alice"]);
         assert_ne!(a.serial, o.serial);
@@ -289,10 +312,31 @@ mod tests {
     fn renewing_is_fine_and_taking_another_subjects_place_is_not() {
         let (dir, ca) = lab();
         let out = dir.path().join("out");
-        let first = operator("alice", Role::Operator, &ca, &out, Days(7)).unwrap();
-        let second = operator("alice", Role::Operator, &ca, &out, Days(7)).unwrap();
+        let first = operator(
+            "alice",
+            Role::Operator,
+            &Ca::plain(&ca),
+            &Shelf::in_dir(&out, "operator"),
+            Days(7),
+        )
+        .unwrap();
+        let second = operator(
+            "alice",
+            Role::Operator,
+            &Ca::plain(&ca),
+            &Shelf::in_dir(&out, "operator"),
+            Days(7),
+        )
+        .unwrap();
         assert_ne!(first.card.serial, second.card.serial);
-        let other = operator("bob", Role::Operator, &ca, &out, Days(7)).unwrap_err();
+        let other = operator(
+            "bob",
+            Role::Operator,
+            &Ca::plain(&ca),
+            &Shelf::in_dir(&out, "operator"),
+            Days(7),
+        )
+        .unwrap_err();
         assert!(matches!(other, PkiError::Other { .. }), "{other}");
         assert_eq!(Card::from_file(&out.join("operator.crt")).unwrap(), second.card);
     }
@@ -304,23 +348,23 @@ mod tests {
         let wanted = CertificateParams::new(vec!["eve.example".to_owned()]).unwrap();
         let request = wanted.serialize_request(&pair).unwrap().pem().unwrap();
         let ip = "192.168.2.80".parse().unwrap();
-        let made = signed("calypso", &[ip], &ca, &request, Days(9)).unwrap();
+        let made = signed("calypso", &[ip], &Ca::plain(&ca), &request, Days(9)).unwrap();
         use rustls::pki_types::pem::PemObject;
         let der = rustls::pki_types::CertificateDer::from_pem_slice(made.cert.as_bytes()).unwrap();
         assert!(signs(&der, &pair), "it is for the key of the request");
         let card = Card::from_der(&der).unwrap();
         assert_eq!(card.dns, ["calypso"]);
         assert!(card.server && !card.client && !card.ca);
-        signed("calypso", &[ip], &ca, "rubbish", Days(9)).unwrap_err();
+        signed("calypso", &[ip], &Ca::plain(&ca), "rubbish", Days(9)).unwrap_err();
     }
 
     #[test]
     fn a_key_of_another_authority_signs_nothing() {
         let (dir, ca) = lab();
         let other = dir.path().join("other");
-        init("lab", &other, Days(30)).unwrap();
+        init("lab", &other, Days(30), None).unwrap();
         std::fs::copy(other.join("ca.key"), ca.join("ca.key")).unwrap();
-        let e = agent("calypso", &[], &ca, &dir.path().join("a"), Days(1)).unwrap_err();
+        let e = agent("calypso", &[], &Ca::plain(&ca), &dir.path().join("a"), Days(1)).unwrap_err();
         assert!(matches!(e, PkiError::KeyMismatch { .. }), "{e}");
     }
 
@@ -328,7 +372,8 @@ mod tests {
     fn nothing_outlives_its_authority() {
         let (dir, ca) = lab();
         let until = Card::from_file(&ca.join("ca.crt")).unwrap().until_s;
-        let a = agent("calypso", &[], &ca, &dir.path().join("a"), Days(3000)).unwrap().card;
+        let a =
+            agent("calypso", &[], &Ca::plain(&ca), &dir.path().join("a"), Days(3000)).unwrap().card;
         assert_eq!(a.until_s, until);
     }
 }

@@ -3,12 +3,37 @@
 //! A role is a URI in the certificate (`lifeline://CLUSTER/operator/NAME`) *and* an extended key usage, so a node's key
 //! that was stolen impersonates nobody towards another agent.
 
+pub mod authority;
 pub mod card;
 pub mod issue;
+pub mod seal;
 pub mod subject;
 
 use crate::files;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// Where a certificate goes, with its key and its authority.
+#[derive(Clone, Debug)]
+pub struct Shelf {
+    /// The certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authority's certificate.
+    pub ca: PathBuf,
+}
+
+impl Shelf {
+    /// In a directory, under the usual names.
+    pub fn in_dir(dir: &Path, stem: &str) -> Self {
+        let at = |name: String| dir.join(name);
+        Self {
+            cert: at(format!("{stem}.crt")),
+            key: at(format!("{stem}.key")),
+            ca: dir.join("ca.crt"),
+        }
+    }
+}
 
 /// Why a certificate could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +77,8 @@ pub enum PkiError {
         /// Whose it would become.
         wanted: String,
     },
-    /// Not a certificate.
-    #[error("read certificate {}: {why}", path.display())]
+    /// Not a certificate, or not a key.
+    #[error("read {}: {why}", path.display())]
     Parse {
         /// File.
         path: PathBuf,
@@ -69,6 +94,9 @@ pub enum PkiError {
         #[source]
         source: rcgen::Error,
     },
+    /// The authority's key could not be encrypted.
+    #[error("encrypt the authority's key: {0}")]
+    Seal(String),
     /// This machine's clock is outside of what a certificate can say.
     #[error("read this machine's clock: it is before 1970 or after 9999")]
     Clock,

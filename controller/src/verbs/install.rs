@@ -12,6 +12,7 @@ use crate::install::facts::Facts;
 use crate::install::ssh::{self, Ssh};
 use crate::install::{self, Papers, Swapped};
 use crate::out::{Out, Tone};
+use crate::pki::authority::{Ca, Passphrase};
 use crate::pki::issue::{self, Days};
 use crate::session::Session;
 use crate::words;
@@ -50,6 +51,8 @@ pub struct Args {
     /// Where the authority is [default: pki beside ctl.toml]
     #[arg(long, value_name = "DIR")]
     pki: Option<PathBuf>,
+    #[command(flatten)]
+    passphrase: Passphrase,
     /// What the agent may do alone
     #[arg(long, default_value = "guard", value_parser = ["observe", "guard", "heal"])]
     mode: String,
@@ -271,6 +274,8 @@ async fn fresh(
     let pki = args.pki.clone().unwrap_or_else(|| place.with_file_name("pki"));
     let addresses = addresses(args, ssh)?;
     let cluster = issue::cluster_of(&pki)?;
+    // Asked for before anything is carried anywhere.
+    let ca = Ca::open(&pki, &args.passphrase, out).await?;
     let config = Config::load_if_there(Some(place))?;
     if let Some(config) = &config
         && config.cluster != cluster
@@ -288,7 +293,7 @@ async fn fresh(
     let version = install::carry(ssh, &binary.bytes).await?;
     out.say(format!("Carried {} there; it says it is {version}.", binary.path.display()));
     let request = install::request(ssh).await?;
-    let signed = issue::signed(&args.node, &addresses, &pki, &request, Days(args.days))?;
+    let signed = issue::signed(&args.node, &addresses, &ca, &request, Days(args.days))?;
     out.say(format!("Signed its certificate for {} days; the key stays there.", args.days));
     let listen = SocketAddr::new(addresses[0], PORT);
     let text = format!(

@@ -1,8 +1,15 @@
-//! `ctl pki`: the cluster's certificate authority, and certificates for agents, operators and viewers.
+//! `ctl pki`: the cluster's certificate authority, and certificates for agents, operators and viewers: made, shown, renewed, revoked.
 
+mod renew;
+mod revoke;
+mod status;
+
+use crate::cli::Global;
 use crate::error::{CommandError, Outcome};
 use crate::exit::Exit;
 use crate::out::Out;
+use crate::pki::Shelf;
+use crate::pki::authority::{Ca, Passphrase};
 use crate::pki::card::{Card, moment};
 use crate::pki::issue::{self, Days, Written};
 use crate::pki::subject::Role;
@@ -12,12 +19,16 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "Examples:
-  ctl pki init --cluster lab --dir pki
+  ctl pki init --cluster lab --dir pki --encrypt
   ctl pki agent calypso --address 192.168.2.80 --dir pki --out calypso     then copy calypso/* to /etc/lifeline on the node
   ctl pki operator alice --role operator --days 7 --dir pki --out ~/.config/lifeline
   ctl pki show calypso/agent.crt
+  ctl pki status                           what expires when: the authority, your certificate, each agent's
+  ctl pki renew                            your certificate and each agent's; keys are made where they are used
+  ctl pki revoke lost-laptop/operator.crt  no agent serves it any more, in open connections either
 
-Keep ca.key off the nodes and off everybody's laptop but yours: who has it can become an operator.";
+Keep ca.key off the nodes and off everybody's laptop but yours: who has it can become an operator. --encrypt keeps it under a
+passphrase; a key that is there already: openssl pkcs8 -topk8 -scrypt -in ca.key -out new.key, then chmod 600 and mv.";
 
 /// Arguments of `ctl pki`.
 #[derive(Debug, clap::Args)]
@@ -40,6 +51,11 @@ enum What {
         /// How long it is valid
         #[arg(long, default_value_t = 3650, value_parser = value_parser!(u16).range(1..=7300))]
         days: u16,
+        /// Encrypt the key with a passphrase, which every signature asks for
+        #[arg(long)]
+        encrypt: bool,
+        #[command(flatten)]
+        passphrase: Passphrase,
     },
     /// Issue an agent's certificate: agent.crt, agent.key and ca.crt
     Agent {
@@ -57,6 +73,8 @@ enum What {
         /// How long it is valid
         #[arg(long, default_value_t = 365, value_parser = value_parser!(u16).range(1..=3650))]
         days: u16,
+        #[command(flatten)]
+        passphrase: Passphrase,
     },
     /// Issue an operator's or a viewer's certificate: operator.crt, operator.key and ca.crt
     Operator {
@@ -74,7 +92,15 @@ enum What {
         /// Where to put the files
         #[arg(long)]
         out: PathBuf,
+        #[command(flatten)]
+        passphrase: Passphrase,
     },
+    /// Say what expires when: the authority, your certificate, and the one each agent shows
+    Status(status::Args),
+    /// Renew your certificate and agents', before they expire
+    Renew(renew::Args),
+    /// Have agents refuse a certificate from now on
+    Revoke(revoke::Args),
     /// Show what a certificate says
     Show {
         /// A PEM file
@@ -106,15 +132,31 @@ struct CardJson<'a> {
 }
 
 /// Runs `ctl pki`.
-pub fn run(args: &Args, out: Out) -> Outcome {
+pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     match &args.what {
-        What::Init { cluster, dir, days } => written(&issue::init(cluster, dir, Days(*days))?, out),
-        What::Agent { node, addresses, dir, out: to, days } => {
-            written(&issue::agent(node, addresses, dir, to, Days(*days))?, out)
+        What::Init { cluster, dir, days, encrypt, passphrase } => {
+            if passphrase.is_given() && !encrypt {
+                return Err(CommandError::usage("use --passphrase without --encrypt")
+                    .hinted("nothing was written"));
+            }
+            let passphrase = match encrypt {
+                true => Some(passphrase.choose(out).await?),
+                false => None,
+            };
+            written(&issue::init(cluster, dir, Days(*days), passphrase.as_ref())?, out)
         }
-        What::Operator { name, role, days, dir, out: to } => {
-            written(&issue::operator(name, *role, dir, to, Days(*days))?, out)
+        What::Agent { node, addresses, dir, out: to, days, passphrase } => {
+            let ca = Ca::open(dir, passphrase, out).await?;
+            written(&issue::agent(node, addresses, &ca, to, Days(*days))?, out)
         }
+        What::Operator { name, role, days, dir, out: to, passphrase } => {
+            let ca = Ca::open(dir, passphrase, out).await?;
+            let shelf = Shelf::in_dir(to, "operator");
+            written(&issue::operator(name, *role, &ca, &shelf, Days(*days))?, out)
+        }
+        What::Status(args) => status::run(args, global, out).await,
+        What::Renew(args) => renew::run(args, global, out).await,
+        What::Revoke(args) => revoke::run(args, global, out).await,
         What::Show { file } => {
             let card = Card::from_file(file)?;
             out.print(table(&card));
