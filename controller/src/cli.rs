@@ -14,7 +14,7 @@ pub const VERSION: &str = env!("LIFELINE_VERSION");
 const PLUGIN: &str = "kubectl-lifeline";
 
 const EXAMPLES: &str = "Examples:
-  ctl status                       every node of the configuration
+  ctl status                       every node of ctl.toml, and the workers its kubeconfig knows
   ctl diagnose calypso             what is wrong with it, and how that is known
   ctl heal calypso                 shows the plan, asks, heals, proves it
   ctl heal calypso --yes --up-to clean --report incident.md

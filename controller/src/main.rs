@@ -13,6 +13,7 @@ mod error;
 mod exit;
 mod files;
 mod follow;
+mod found;
 mod heal_view;
 mod https;
 mod identity;

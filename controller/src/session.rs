@@ -4,6 +4,7 @@ use crate::agent::Agent;
 use crate::cli::Global;
 use crate::config::Config;
 use crate::error::CommandError;
+use crate::found::Found;
 use crate::identity::Identity;
 use crate::obstacle::Obstacle;
 use crate::out::Out;
@@ -34,6 +35,7 @@ pub struct Session {
     pub config: Option<Config>,
     identity: Option<Arc<Identity>>,
     socket: Option<PathBuf>,
+    found: Found,
 }
 
 impl Session {
@@ -42,11 +44,18 @@ impl Session {
         if let Some(socket) = &global.socket {
             // On the node there is usually no configuration, and nothing in one is needed.
             let config = Config::load_if_there(global.config.as_deref())?;
-            return Ok(Self { out, config, identity: None, socket: Some(socket.clone()) });
+            return Ok(Self {
+                out,
+                config,
+                identity: None,
+                socket: Some(socket.clone()),
+                found: Found::default(),
+            });
         }
         let config = Config::load(global.config.as_deref())?;
         let identity = Identity::load(config.tls()?, &config.cluster)?;
-        Ok(Self { out, config: Some(config), identity: Some(Arc::new(identity)), socket: None })
+        let identity = Some(Arc::new(identity));
+        Ok(Self { out, config: Some(config), identity, socket: None, found: Found::default() })
     }
 
     /// Who acts, for journals: `operator alice`.
@@ -70,27 +79,60 @@ impl Session {
         }
     }
 
-    /// The nodes that were named, or all.
-    pub fn nodes(&self, named: &[String]) -> Result<Vec<String>, CommandError> {
+    /// The nodes that were named, or all: those of the configuration, and the cluster's workers that it does not name.
+    pub async fn nodes(&self, named: &[String]) -> Result<Vec<String>, CommandError> {
         if self.socket.is_some() {
             return Ok(if named.is_empty() { vec![String::new()] } else { named.to_vec() });
         }
         let Some(config) = &self.config else { return Ok(named.to_vec()) };
         for name in named {
-            config.addresses(name)?;
+            self.addresses(config, name).await?;
         }
         if !named.is_empty() {
             return Ok(named.to_vec());
         }
-        let all: Vec<String> = config.nodes().map(Into::into).collect();
+        let mut all: Vec<String> = config.nodes().map(Into::into).collect();
+        if let Ok(found) = self.found.nodes(config).await {
+            all.extend(found.keys().filter(|n| config.addresses(n).is_err()).cloned());
+        }
+        all.sort();
         if all.is_empty() {
-            return Err(CommandError::usage(format!(
-                "no node is configured in {}",
-                config.path.display()
-            ))
-            .hinted("add one:\n\n  [nodes.calypso]\n  addresses = [\"192.168.2.80\"]"));
+            let error =
+                CommandError::usage(format!("no node is configured in {}", config.path.display()))
+                    .hinted("add one:\n\n  [nodes.calypso]\n  addresses = [\"192.168.2.80\"]");
+            return Err(match self.found.trouble() {
+                Some(why) => {
+                    error.hinted(format!("the cluster's own list could not be had: {why}"))
+                }
+                None => error.hinted("or a kubeconfig, whose workers are found by themselves"),
+            });
         }
         Ok(all)
+    }
+
+    /// Why there may be more nodes than were given; said by who shows all of them.
+    pub fn unlisted(&self) -> Option<CommandError> {
+        let why = self.found.trouble()?;
+        Some(
+            CommandError::failed(format!("find the nodes that ctl.toml does not name: {why}"))
+                .hinted("what is shown is what ctl.toml names"),
+        )
+    }
+
+    /// Where a node's agent is, by the configuration or else by the cluster.
+    async fn addresses(&self, config: &Config, node: &str) -> Result<Vec<String>, CommandError> {
+        let unknown = match config.addresses(node) {
+            Ok(addresses) => return Ok(addresses.to_vec()),
+            Err(unknown) => CommandError::from(unknown),
+        };
+        match self.found.nodes(config).await {
+            Ok(found) if found.is_empty() => Err(unknown),
+            Ok(found) => found.get(node).cloned().ok_or_else(|| {
+                let all: Vec<_> = found.keys().map(String::as_str).collect();
+                unknown.hinted(format!("the cluster's workers: {}", all.join(", ")))
+            }),
+            Err(why) => Err(unknown.hinted(format!("the cluster could not be asked: {why}"))),
+        }
     }
 
     /// Reaches each of these nodes' agents, many at a time and never all at once: a fleet must not cost a laptop its sockets.
@@ -105,7 +147,7 @@ impl Session {
         asked.collect().await
     }
 
-    fn road(&self, node: &str) -> Result<Road, CommandError> {
+    async fn road(&self, node: &str) -> Result<Road, CommandError> {
         if let Some(path) = &self.socket {
             return Ok(Road::Socket(path.clone()));
         }
@@ -113,7 +155,7 @@ impl Session {
             return Err(CommandError::usage(format!("no way to {node} is configured")));
         };
         Ok(Road::Net {
-            addresses: config.addresses(node)?.to_vec(),
+            addresses: self.addresses(config, node).await?,
             identity: Arc::clone(identity),
             agent: Subject::new(&config.cluster, Role::Agent, node)?,
         })
@@ -121,7 +163,7 @@ impl Session {
 
     /// Reaches a node's agent.
     pub async fn agent(&self, node: &str) -> Result<Agent, CommandError> {
-        let road = self.road(node)?;
+        let road = self.road(node).await?;
         let mut agent = match reach::reach(node, &road).await {
             Ok(reached) => Agent::from(reached),
             Err(unreached) => self.by_ssh(node, unreached).await?,
@@ -176,7 +218,7 @@ impl Session {
 
     /// The certificate a node's agent shows, and why it is not believed if it is not: one that has expired says when.
     pub async fn shown(&self, node: &str) -> (Option<Card>, Option<CommandError>) {
-        let road = match self.road(node) {
+        let road = match self.road(node).await {
             Ok(road) => road,
             Err(why) => return (None, Some(why)),
         };

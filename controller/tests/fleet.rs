@@ -3,6 +3,7 @@
 use crate::agent::StandIn;
 use crate::desk::Desk;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,4 +62,81 @@ async fn status_is_shown_again_and_again_until_it_is_interrupted() {
     assert_eq!(out.status.code(), Some(0), "Ctrl-C is how it ends");
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(text.matches("calypso").count() >= 2 && !text.contains('\u{1b}'), "{text}");
+}
+
+/// An API server that knows these nodes, by their InternalIP; the agents' port is the usual one.
+async fn api_server(nodes: serde_json::Value) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 16_384];
+            let n = stream.read(&mut request).await.unwrap();
+            let asked = String::from_utf8_lossy(&request[..n]).into_owned();
+            assert!(asked.starts_with("GET /api/v1/nodes"), "{asked}");
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "NodeList", "metadata": {}, "items": nodes});
+            let body = list.to_string();
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length";
+            let answer = format!("{head}: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    format!("http://{at}")
+}
+
+fn member(name: &str, address: &str, labels: &serde_json::Value) -> serde_json::Value {
+    serde_json::json!({"metadata": {"name": name, "labels": labels},
+        "status": {"addresses": [{"type": "ExternalIP", "address": "198.51.100.1"}, {"type": "InternalIP", "address": address}]}})
+}
+
+fn kubeconfig(desk: &Desk, server: &str) {
+    desk.write(
+        "kubeconfig",
+        &format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: lab\n  cluster:\n    server: {server}\nusers:\n- name: me\n  user: {{}}\n\
+             contexts:\n- name: lab\n  context:\n    cluster: lab\n    user: me\ncurrent-context: lab\n"
+        ),
+    );
+    let text = desk.read("ctl.toml");
+    desk.write("ctl.toml", &format!("kubeconfig = \"kubeconfig\"\n{text}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_the_file_does_not_name_are_found_in_the_cluster() {
+    let desk = Desk::new().await;
+    let (at, _calypso) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
+    desk.configure(&[at]);
+    let control = serde_json::json!({"node-role.kubernetes.io/control-plane": "true"});
+    let nodes = serde_json::json!([
+        member("styx", "127.0.0.9", &serde_json::json!({})),
+        member("calypso", "127.0.0.8", &serde_json::json!({})),
+        member("tethys", "127.0.0.7", &control),
+    ]);
+    kubeconfig(&desk, &api_server(nodes).await);
+    let all = desk.ctl(&["status", "-o", "json"]).await.exits(1).json();
+    let list = all["nodes"].as_array().unwrap();
+    assert_eq!(list.len(), 2, "{all}");
+    assert_eq!((&list[0]["node"], &list[0]["verdict"]), (&"calypso".into(), &"Healthy".into()));
+    assert_eq!(list[0]["via"], at.to_string(), "the file's word counts first");
+    assert_eq!(list[1]["node"], "styx");
+    assert!(list[1]["error"].as_str().unwrap().contains("127.0.0.9:7443"), "{all}");
+    // One by name, of whom the file says nothing; and one of whom nobody does.
+    desk.ctl(&["diagnose", "styx"]).await.exits(1).says("127.0.0.9:7443");
+    desk.ctl(&["diagnose", "hades"]).await.exits(2).says("the cluster's workers: calypso, styx");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_could_not_be_had_is_not_a_whole_one() {
+    let desk = Desk::new().await;
+    let (at, agent) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
+    desk.configure(&[at]);
+    kubeconfig(&desk, "http://127.0.0.1:9");
+    let ran = desk.ctl(&["status", "-o", "json"]).await.exits(1);
+    assert_eq!(ran.json()["nodes"][0]["verdict"], "Healthy");
+    ran.says("find the nodes that ctl.toml does not name").says("what ctl.toml names");
+    // Who is named in the file needs nobody's list.
+    desk.ctl(&["status", "calypso"]).await.exits(0);
+    desk.ctl(&["status", "styx"]).await.exits(2).says("the cluster could not be asked");
+    desk.ctl(&["pki", "revoke", "1a:2b", "--yes"]).await.exits(1).says("say which nodes");
+    assert!(agent.state().denied.is_empty());
 }

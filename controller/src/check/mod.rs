@@ -78,7 +78,7 @@ pub async fn look(global: &Global, named: &[String], out: Out) -> Vec<Mark> {
         marks.extend(nodes.marks);
         return marks;
     };
-    match session.nodes(named) {
+    match session.nodes(named).await {
         Ok(nodes) => {
             for (name, answer) in session.each(&nodes).await {
                 marks.extend(node::look(session, &name, answer).await);

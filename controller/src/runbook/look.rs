@@ -29,7 +29,12 @@ pub async fn look(
     cluster: Option<&Cluster>,
     named: &[String],
 ) -> Result<Looked, CommandError> {
-    let names = session.nodes(named)?;
+    // A recovery acts on what ctl.toml names, as long as it names any: nobody is drawn into it by a list.
+    let ours = session.config.iter().flat_map(|c| c.nodes()).map(str::to_owned).collect::<Vec<_>>();
+    let names = match named.is_empty() && !ours.is_empty() {
+        true => ours,
+        false => session.nodes(named).await?,
+    };
     let agents = join_all(names.iter().map(|n| session.agent(n)));
     let objects = async {
         match cluster {

@@ -15,12 +15,12 @@ use tokio::time::sleep;
 const SHORTEST: Duration = Duration::from_secs(1);
 
 const HELP: &str = "Examples:
-  ctl status                  every node of the configuration
+  ctl status                  every node of ctl.toml, and the workers its kubeconfig knows
   ctl status calypso styx
   ctl status --watch 10s
   ctl status -o json | jq -r '.nodes[] | select(.verdict != \"Healthy\").node'
 
-Exit codes: 0 all healthy, 1 an agent could not be asked, 3 a node is not healthy";
+Exit codes: 0 all healthy, 1 an agent or the cluster's list of nodes could not be asked, 3 a node is not healthy";
 
 /// Arguments of `ctl status`.
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,7 @@ struct NodeJson {
 
 /// Runs `ctl status`.
 pub async fn run(args: &Args, session: &Session) -> Outcome {
-    let nodes = session.nodes(&args.nodes)?;
+    let nodes = session.nodes(&args.nodes).await?;
     let Some(span) = args.watch else { return once(&nodes, session).await };
     let mut last = Exit::Done;
     loop {
@@ -101,6 +101,11 @@ async fn once(nodes: &[String], session: &Session) -> Outcome {
     let head = ["NODE", "VERDICT", "GUARD", "INCIDENT", "SEEN", "VIA", "SUMMARY"];
     session.out.print(columns(&head, &rows));
     session.out.json(&StatusJson { nodes: list })?;
+    // All that is shown may not be all there is.
+    if let Some(unlisted) = session.unlisted() {
+        exit = Exit::Failed;
+        errors.push(unlisted);
+    }
     for error in &errors {
         session.out.error(error);
     }

@@ -93,17 +93,13 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
             config.cluster
         )));
     }
-    let all = args.nodes.is_empty() && !args.operator;
-    let nodes = match args.nodes.is_empty() && args.operator {
-        true => Vec::new(),
-        false if all && config.nodes().count() == 0 => Vec::new(),
-        false => names(args, &config)?,
-    };
-    let mine = all || args.operator;
-    let what = match (mine, nodes.len()) {
-        (true, 0) => "your certificate".to_owned(),
-        (true, n) => format!("your certificate and those of {n} agents"),
-        (false, n) => format!("the certificates of {n} agents"),
+    let mine = args.nodes.is_empty() || args.operator;
+    let agents = !args.nodes.is_empty() || !args.operator;
+    let what = match (mine, agents, &*args.nodes.join(", ")) {
+        (true, true, "") => "your certificate and that of each agent".to_owned(),
+        (true, true, named) => format!("your certificate and that of {named}"),
+        (_, false, _) => "your certificate".to_owned(),
+        (false, true, named) => format!("the certificate of {named}"),
     };
     if !ask::confirm(out, args.yes, &format!("Renew {what}?")).await? {
         out.say("Nothing was done.");
@@ -115,8 +111,12 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     if mine {
         done.push(own(args, &config, &ca)?);
     }
-    if !nodes.is_empty() {
+    if agents {
         let session = Session::open(global, out)?;
+        let nodes = session.nodes(&args.nodes).await?;
+        if let Some(unlisted) = session.unlisted() {
+            out.error(&unlisted);
+        }
         session.may_act("renew an agent's certificate")?;
         let work = nodes.iter().map(|node| {
             let (session, ca) = (&session, &ca);
@@ -143,16 +143,6 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let failed = done.iter().any(|r| r.ending == "failed");
     out.json(&RenewJson { renewed: done })?;
     Ok(if failed { Exit::Failed } else { Exit::Done })
-}
-
-fn names(args: &Args, config: &Config) -> Result<Vec<String>, CommandError> {
-    for name in &args.nodes {
-        config.addresses(name)?;
-    }
-    Ok(match args.nodes.is_empty() {
-        true => config.nodes().map(Into::into).collect(),
-        false => args.nodes.clone(),
-    })
 }
 
 fn row(

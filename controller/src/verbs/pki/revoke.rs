@@ -68,7 +68,11 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         ))
         .hinted("issue yourself another one first: ctl pki renew --operator"));
     }
-    let nodes = session.nodes(&args.nodes)?;
+    let nodes = session.nodes(&args.nodes).await?;
+    // A certificate that is welcome at a node nobody thought of is not revoked.
+    if let Some(unlisted) = session.unlisted() {
+        return Err(unlisted.hinted("nothing was done; say which nodes: --node NAME"));
+    }
     let at = match &nodes[..] {
         [one] if !one.is_empty() => one.clone(),
         [_] => "this node".to_owned(),

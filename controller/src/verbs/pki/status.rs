@@ -86,7 +86,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let mut denied = Vec::new();
     match Session::open(global, out) {
         Ok(session) => {
-            let nodes = session.nodes(&args.nodes)?;
+            let nodes = session.nodes(&args.nodes).await?;
             let looks = nodes.iter().map(|node| {
                 let session = &session;
                 async move { (node, session.shown(node).await, session.agent(node).await) }
@@ -101,6 +101,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
                 }
             }
             denied = compare(&lists);
+            errors.extend(session.unlisted());
         }
         Err(why) => {
             out.say("No agent was asked:");
