@@ -13,6 +13,7 @@ pub mod guard;
 pub mod hints;
 pub mod journal;
 pub mod lines;
+pub mod log;
 pub mod look;
 pub mod metrics;
 pub mod netfilter;

@@ -89,6 +89,7 @@ async fn a_viewer_looks_without_evidence_and_may_not_act() {
         viewer.undo(wire::UndoRequest::default()).await.unwrap_err(),
         viewer.baseline(wire::BaselineRequest { verb: 1 }).await.unwrap_err(),
         viewer.baseline(wire::BaselineRequest { verb: 2 }).await.unwrap_err(),
+        viewer.logs(wire::LogsRequest::default()).await.unwrap_err(),
     ];
     for refused in refusals {
         assert_eq!(refused.code(), Code::PermissionDenied);

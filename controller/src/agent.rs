@@ -244,6 +244,12 @@ impl Agent {
         Ok(self.ask("take a certificate", LOOK, c.take_certificate(request)).await?.serial)
     }
 
+    /// What it told its node's journal.
+    pub async fn logs(&self, request: wire::LogsRequest) -> Result<wire::LogsReply, AgentError> {
+        let mut c = self.client.clone();
+        self.ask("tell its log", LOOK, c.logs(request)).await
+    }
+
     /// The incident that was named, or the one under way, or the newest.
     pub async fn incident(&self, named: &str) -> Result<String, CommandError> {
         if !named.is_empty() {

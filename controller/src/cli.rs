@@ -99,6 +99,8 @@ pub enum Verb {
     Report(verbs::report::Args),
     /// List a node's past incidents
     History(verbs::history::Args),
+    /// Show what a node's agent told its journal, and follow it
+    Logs(verbs::logs::Args),
     /// Show, accept or forget what a node looks like when it is well
     Baseline(verbs::baseline::Args),
     /// Bring a whole cluster back: the runbook, from looking to the report

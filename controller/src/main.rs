@@ -92,6 +92,7 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::Undo(args) => verbs::undo::run(args, &session()?).await,
         Verb::Report(args) => verbs::report::run(args, &session()?).await,
         Verb::History(args) => verbs::history::run(args, &session()?).await,
+        Verb::Logs(args) => verbs::logs::run(args, &session()?).await,
         Verb::Baseline(args) => verbs::baseline::run(args, &session()?).await,
         Verb::Recover(args) => verbs::recover::run(args, &cli.global, out).await,
         Verb::Vps(args) => verbs::vps::run(args, &cli.global, out).await,

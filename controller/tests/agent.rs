@@ -1,5 +1,4 @@
 //! A stand-in for the agent: the same wire over the same mutual TLS; what it answers is set by each test.
-//!
 //! It copies the agent's manners at the wire (TLS 1.3, client certificates of one authority, ALPN h2), not its judgement.
 
 use crate::desk::Desk;
@@ -46,6 +45,8 @@ pub struct State {
     pub denied: Vec<String>,
     /// A key that waits for its certificate.
     pub ready: Option<String>,
+    /// Pages of its log, in order.
+    pub pages: VecDeque<wire::LogsReply>,
     /// Where its certificate and key lie.
     pub papers: PathBuf,
 }
@@ -76,6 +77,7 @@ impl StandIn {
                 asked: Vec::new(),
                 denied: Vec::new(),
                 ready: None,
+                pages: VecDeque::new(),
                 papers: PathBuf::new(),
             }),
         }
@@ -99,7 +101,7 @@ impl StandIn {
         self.state.lock().unwrap()
     }
 
-    /// What it was asked, without what asks nothing of the node.
+    /// What it was asked.
     pub fn asked(&self) -> Vec<String> {
         self.state().asked.clone()
     }
@@ -385,5 +387,14 @@ impl Lifeline for Shared {
         std::fs::write(state.papers.join("agent.crt"), r.into_inner().chain).unwrap();
         std::fs::write(state.papers.join("agent.key"), state.ready.take().unwrap()).unwrap();
         Ok(Response::new(wire::TakeCertificateReply { serial: "01".into() }))
+    }
+
+    async fn logs(
+        &self,
+        r: Request<wire::LogsRequest>,
+    ) -> Result<Response<wire::LogsReply>, Status> {
+        let r = r.into_inner();
+        self.0.note(format!("logs {} {:?} {}", r.since_s, r.cursor, r.lines));
+        Ok(Response::new(self.0.state().pages.pop_front().unwrap_or_default()))
     }
 }

@@ -17,6 +17,7 @@ async fn help_is_as_it_was_agreed() {
         "undo",
         "report",
         "history",
+        "logs",
         "baseline",
         "cleanup",
         "cleanup namespace",

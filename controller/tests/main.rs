@@ -20,6 +20,7 @@ mod heal;
 mod help;
 mod incidents;
 mod kube;
+mod logs;
 #[cfg(target_os = "linux")]
 mod nodes;
 mod pki;

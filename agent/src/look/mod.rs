@@ -15,7 +15,7 @@ pub mod processes;
 mod resolv;
 mod sockets;
 mod sysctls;
-mod units;
+pub(crate) mod units;
 
 pub use units::changes as unit_changes;
 

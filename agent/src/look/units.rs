@@ -178,6 +178,11 @@ async fn said(unit: &str) -> Vec<String> {
 /// A line fit to be shown: of bounded length, without control characters, and without what may be a secret. k3s's tokens begin
 /// with `K10`, and anything behind a word like `token` may be one.
 fn told(line: &str) -> String {
+    fit(line, LONGEST)
+}
+
+/// The same, of another length.
+pub fn fit(line: &str, longest: usize) -> String {
     let mut hide = false;
     let words = line.split_whitespace().map(|word| {
         let lower = word.to_ascii_lowercase();
@@ -194,7 +199,7 @@ fn told(line: &str) -> String {
         shown
     });
     let line = words.collect::<Vec<_>>().join(" ");
-    line.chars().filter(|c| !c.is_control()).take(LONGEST).collect()
+    line.chars().filter(|c| !c.is_control()).take(longest).collect()
 }
 
 #[cfg(test)]

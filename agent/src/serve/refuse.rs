@@ -1,6 +1,7 @@
 //! What a caller is told when something is not done: one code for each of our errors, and the whole chain of causes.
 
 use crate::journal::JournalError;
+use crate::log::LogError;
 use crate::papers::PapersError;
 use crate::runs::Refused;
 use crate::runs::book::BookError;
@@ -61,6 +62,17 @@ impl From<PapersError> for Status {
             PapersError::File { .. } => Self::resource_exhausted(text),
             PapersError::Silent => Self::unavailable(text),
             PapersError::Make(_) => Self::internal(text),
+        }
+    }
+}
+
+impl From<LogError> for Status {
+    fn from(why: LogError) -> Self {
+        let text = chain(&why);
+        match why {
+            LogError::Cursor => Self::invalid_argument(text),
+            LogError::Child(_) => Self::unavailable(text),
+            LogError::Form(_) => Self::internal(text),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The calls. Each asks who calls, takes the value it needs from that, and hands on; nothing is decided here.
 
 use crate::aside::aside;
+use crate::log;
 use crate::papers::Papers;
 use crate::roles::{self, Caller, Operator, Refused, Viewer};
 use crate::runs::book::Asked;
@@ -318,6 +319,13 @@ impl<N: Node> Lifeline for Service<N> {
         let who = self.operator(&request)?;
         let serial = self.papers.take(&who, request.into_inner().chain).await?;
         answer(wire::TakeCertificateReply { serial })
+    }
+
+    async fn logs(&self, request: Request<wire::LogsRequest>) -> Answer<wire::LogsReply> {
+        self.operator(&request)?;
+        let wire::LogsRequest { since_s, cursor, lines } = request.into_inner();
+        let page = log::read(since_s, &cursor, lines).await?;
+        answer(views::logs(page))
     }
 }
 

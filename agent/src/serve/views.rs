@@ -252,3 +252,14 @@ pub fn history(s: Summary) -> wire::HistoryItem {
         findings: s.findings,
     }
 }
+
+/// A page of the journal.
+pub fn logs(page: crate::log::Page) -> wire::LogsReply {
+    let line = |l: crate::log::Line| wire::LogLine {
+        wall_ms: l.wall_ms,
+        priority: l.priority,
+        text: l.text,
+    };
+    let lines = page.lines.into_iter().map(line).collect();
+    wire::LogsReply { lines, cursor: page.cursor, cut: page.cut }
+}

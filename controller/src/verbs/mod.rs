@@ -14,6 +14,7 @@ pub mod faults;
 pub mod heal;
 pub mod history;
 pub mod install;
+pub mod logs;
 pub mod man;
 pub mod pki;
 pub mod plan;
