@@ -291,8 +291,9 @@ impl Keeper {
         let changes = guard::changes(&quick.rules, &quick.routes, &wanted);
         let added = changes.add_rules.len();
         hands::apply(&self.kernel, &quick, &changes).await?;
-        let raised = sources(&quick, base, &order.marks);
-        self.announce(&wanted, added, raised);
+        let rises = wanted.guarded && !self.standing;
+        let sources = if rises { sources(&quick, base, &order.marks) } else { Vec::new() };
+        self.announce(&wanted, added, sources);
         Ok(again)
     }
 
