@@ -414,9 +414,13 @@ fn changes_are_hinted_at_once_each_however_many_there_are() {
             all
         };
         ip("rule add pref 100 lookup 52");
-        assert_eq!(hints().await, [Hint::Rule]);
+        assert_eq!(hints().await, [Hint::Rule, Hint::RuleAdded]);
         ip("-6 rule add pref 100 lookup 52");
-        assert_eq!(hints().await, [Hint::Rule]);
+        assert_eq!(hints().await, [Hint::Rule, Hint::RuleAdded]);
+        ip("rule add pref 101 lookup 52 protocol 213");
+        assert_eq!(hints().await, [Hint::Rule], "it is one of ours");
+        ip("rule del pref 101");
+        assert_eq!(hints().await, [Hint::Rule], "it goes");
         ip("link add d0 type bridge");
         assert!(hints().await.contains(&Hint::Link));
         // Else a link-local address comes whenever it pleases.
