@@ -2,10 +2,12 @@
 //!
 //! An unknown key is an error with its line: a mistyped `kubeconfig` that is silently ignored would silently skip a check.
 
+mod error;
 mod provider;
 mod record;
 pub mod verify;
 
+pub use error::ConfigError;
 pub use provider::{Provider, Role, Vps};
 pub use record::{Github, Record};
 
@@ -18,61 +20,6 @@ use toml::Spanned;
 
 /// Where an agent listens unless told otherwise.
 pub const PORT: u16 = 7443;
-
-/// Why the configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("read configuration")]
-    File {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: files::FileError,
-    },
-    /// A line cannot be used.
-    #[error("read configuration {}, line {line}: {why}", path.display())]
-    Line {
-        /// File.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// What is wrong with it.
-        why: String,
-        /// The key that was probably meant.
-        meant: Option<String>,
-    },
-    /// There is no home directory to look in.
-    #[error("find the configuration: neither LIFELINE_CONFIG nor HOME is set")]
-    NoHome,
-    /// No such node.
-    #[error("find node {name}: it is not in {}", path.display())]
-    UnknownNode {
-        /// As typed.
-        name: String,
-        /// File.
-        path: PathBuf,
-        /// The node that was probably meant.
-        meant: Option<String>,
-        /// All nodes there are.
-        known: Vec<String>,
-    },
-    /// No `[provider]`, or none of its machines.
-    #[error("read configuration {}: {what}", path.display())]
-    NoVps {
-        /// File.
-        path: PathBuf,
-        /// What is missing.
-        what: String,
-    },
-    /// No `[tls]`.
-    #[error("read configuration {}: it has no [tls] section, which the network needs", path.display())]
-    NoTls {
-        /// File.
-        path: PathBuf,
-    },
-}
 
 /// As written in the file.
 #[derive(Debug, Deserialize)]

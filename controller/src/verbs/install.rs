@@ -1,6 +1,8 @@
 //! `ctl install`: the agent on a node that has nothing but sshd, its key made there, until it has seen the node well; or a newer agent
 //! in the old one's place, and the old one back if the new one does not come up.
 
+mod first_look;
+
 use crate::ask;
 use crate::cli::Global;
 use crate::config::{Config, PORT};
@@ -14,14 +16,13 @@ use crate::install::{self, Papers, Swapped};
 use crate::out::{Out, Tone};
 use crate::pki::authority::{Ca, Passphrase};
 use crate::pki::issue::{self, Days};
-use crate::session::Session;
 use crate::words;
 use clap::value_parser;
+use first_look::{Seen, first_look};
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use std::time::{Duration, Instant};
 
 const HELP: &str = "Examples:
   ctl install calypso --ssh root@192.168.2.80
@@ -353,69 +354,4 @@ fn add_node(
     files::write(place, &text, 0o600, Present::Replace)?;
     out.say(format!("Added {node} to {}.", place.display()));
     Ok(())
-}
-
-/// What the agent said once it had looked.
-struct Seen {
-    verdict: &'static str,
-    summary: String,
-    baseline: String,
-    exit: Exit,
-}
-
-impl Seen {
-    fn told(&self) -> String {
-        format!("{}: {} (baseline {})", self.verdict, self.summary, self.baseline)
-    }
-}
-
-/// Waits until the agent of that version has seen its node well and knows what it looks like.
-async fn first_look(
-    args: &Args,
-    global: &Global,
-    out: Out,
-    version: &str,
-) -> Result<Seen, CommandError> {
-    let session = Session::open(global, out)?;
-    let until = Instant::now() + args.limit;
-    let mut last: Option<Seen> = None;
-    loop {
-        let answer = session.agent(&args.node).await;
-        let late = Instant::now() > until;
-        match answer {
-            Ok(agent) if agent.status.version == version => {
-                let s = &agent.status;
-                let verdict = crate::agent::verdict(s.verdict);
-                let learnt = !s.baseline.starts_with("none");
-                let well = words::is_fine(verdict) && learnt;
-                let exit = match (well, words::is_fine(verdict)) {
-                    (true, _) => Exit::Done,
-                    (false, true) => Exit::TimedOut,
-                    (false, false) => Exit::Unhealthy,
-                };
-                let seen = Seen {
-                    verdict: verdict.word(),
-                    summary: s.summary.clone(),
-                    baseline: s.baseline.clone(),
-                    exit,
-                };
-                if last.as_ref().is_none_or(|l| l.told() != seen.told()) {
-                    out.say(format!("{} says {}", args.node, seen.told()));
-                }
-                if well || late {
-                    return Ok(seen);
-                }
-                last = Some(seen);
-            }
-            Ok(agent) if late => {
-                return Err(CommandError::failed(format!(
-                    "wait for {version} on {}: {} answers",
-                    args.node, agent.status.version
-                )));
-            }
-            Err(why) if late => return Err(why),
-            Ok(_) | Err(_) => {}
-        }
-        sleep(Duration::from_millis(500)).await;
-    }
 }
