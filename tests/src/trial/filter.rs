@@ -63,11 +63,6 @@ fn reverse(g: &Ground<'_>) -> Verdict {
     let lay = "for T in iptables-legacy ip6tables-legacy; do $T -w -N KUBE-FORWARD; $T -w -A FORWARD -j KUBE-FORWARD; \
                $T -w -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP; $T -w -t nat -N CNI-HOSTPORT-DNAT; done";
     let clear = "for T in iptables-legacy ip6tables-legacy; do for t in filter nat; do $T -w -t $t -F; $T -w -t $t -X; done; done";
-    // A tailscaled that writes nft's own rules leaves an empty chain of type filter where iptables-nft makes one of type route, and
-    // iptables-nft cannot write there any more.
-    let free = "for f in ip ip6; do ! nft list chain $f mangle OUTPUT 2>/dev/null | grep -q 'type filter' \
-                || nft delete chain $f mangle OUTPUT; done";
-    g.sh(free)?;
     g.sh(lay)?;
     let seen = (|| {
         let before = g.snapshot()?;

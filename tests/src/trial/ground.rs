@@ -27,6 +27,11 @@ pub const NODE: &str = "calypso";
 /// A node that was left alone is healthy and has learnt its baseline after a look or two (one look each 5 s).
 const SETTLE_LIMIT: Duration = Duration::from_secs(40);
 
+/// A tailscaled that writes nft's own rules leaves an empty chain of type filter in `mangle OUTPUT`, where iptables-nft has one of type
+/// route, and cannot write any more. It is the culprit's habit, no case's subject, and no ground for the next case.
+const ROOM: &str = "for f in ip ip6; do ! nft list chain $f mangle OUTPUT 2>/dev/null | grep -q 'type filter' \
+                    || nft delete chain $f mangle OUTPUT || true; done";
+
 /// A heal with its stability watch takes a few seconds; this only bounds what hangs.
 const CTL_LIMIT: Duration = Duration::from_secs(120);
 
@@ -72,6 +77,7 @@ impl<'a> Ground<'a> {
     /// Brings the node back to health between cases: cheaply if it can be, by a power cycle otherwise.
     pub fn prepare(&self) -> Verdict {
         self.leave();
+        self.sh(ROOM)?;
         if self.settled(Duration::from_secs(12)).is_ok() {
             return Ok(());
         }
