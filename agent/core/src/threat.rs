@@ -24,7 +24,7 @@ pub const WARY_MS: u64 = 10_000;
 /// The same for one that has come back already, milliseconds, and how long it is remembered: as long as the hold-down.
 pub const PROVEN_MS: u64 = 600_000;
 
-/// More captors than this are not remembered, the oldest first.
+/// More captors that have gone are not remembered; the oldest are forgotten first.
 const MEMORY: usize = 64;
 
 /// Which threats there are, and since when.
@@ -67,7 +67,10 @@ impl Threats {
         let there = could_capture(rules, base);
         for rule in &there {
             match self.known.iter_mut().find(|k| k.rule == **rule) {
-                Some(k) if !k.there || anew => (k.since_ms, k.spent) = (now_ms, false),
+                // Only of one that has captured: somebody who adds harmless rules all day long would keep the guard up otherwise.
+                Some(k) if !k.there || (anew && k.is_remembered(now_ms)) => {
+                    (k.since_ms, k.spent) = (now_ms, false);
+                }
                 Some(_) => {}
                 None => self.known.push(Known::of(rule, now_ms)),
             }
@@ -90,8 +93,14 @@ impl Threats {
             k.captures = captures;
         }
         self.known.retain(|k| k.there || k.is_remembered(now_ms));
-        let over = self.known.len().saturating_sub(MEMORY);
-        self.known.drain(..over);
+        // What stands is kept whatever its number: forgotten, it would be new at each look.
+        let gone = self.known.iter().filter(|k| !k.there).count();
+        let mut over = gone.saturating_sub(MEMORY);
+        self.known.retain(|k| {
+            let drop = !k.there && over > 0;
+            over -= usize::from(drop);
+            !drop
+        });
         self.known
             .iter()
             .filter(|k| k.there && !k.spent && now_ms.saturating_sub(k.since_ms) < EXPIRY_MS)

@@ -381,6 +381,26 @@ fn a_rule_that_was_put_back_between_two_looks_is_a_threat_anew() {
 }
 
 #[test]
+fn rules_that_somebody_adds_all_day_renew_no_precaution_against_one_that_never_captured() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    let quiet = look(&[HEALTHY, RULES_ONLY]);
+    let none = guard::captured(&quiet.rules, &quiet.routes, &base, &[]);
+    let mut anew = |now| threats.fresh(&quiet.rules, &base, &none, true, now).len();
+    assert_eq!((anew(0), anew(EXPIRY_MS - 1), anew(EXPIRY_MS)), (1, 1, 0));
+}
+
+#[test]
+fn a_hundred_rules_that_stand_are_no_news_at_each_look() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    let rules: String = (0..100).map(|n| format!("rule {} lookup 52\n", 1_000 + n)).collect();
+    let seen = look(&[HEALTHY, &rules]);
+    assert_eq!(fresh(&mut threats, &seen, &base, 0).len(), 100);
+    for later in [1, 2, 3] {
+        assert!(fresh(&mut threats, &seen, &base, EXPIRY_MS + later).is_empty());
+    }
+}
+
+#[test]
 fn only_so_many_captors_are_remembered() {
     let (base, mut threats) = (baseline(), Threats::default());
     for n in 0..200u64 {

@@ -239,8 +239,8 @@ fn load_rules(node: &Node) -> anyhow::Result<()> {
         )?;
     }
     text += "COMMIT\n";
-    node.write("/root/bench.rules", text)?;
-    let load = "iptables-nft-restore --noflush < /root/bench.rules";
+    node.write("/run/bench.rules", text)?;
+    let load = "iptables-nft-restore --noflush < /run/bench.rules";
     node.exec_within(&["sh", "-c", load], LIMIT)?.success().context("load the rules")?;
     Ok(())
 }
@@ -257,8 +257,8 @@ fn load_routes(node: &Node, count: u32) -> anyhow::Result<()> {
             n % 256
         )?;
     }
-    node.write("/root/bench.routes", text)?;
-    node.exec_within(&["ip", "-batch", "/root/bench.routes"], LIMIT)?
+    node.write("/run/bench.routes", text)?;
+    node.exec_within(&["ip", "-batch", "/run/bench.routes"], LIMIT)?
         .success()
         .context("load the routes")?;
     Ok(())
