@@ -183,7 +183,7 @@ impl Papers {
             new.push(serial);
         }
         // As it is on the disk, not as it was read once: somebody may have edited it.
-        let before = Trust::load(tls, &self.cluster)?.denied();
+        let before = self.load(tls)?.denied();
         new.retain(|s| !before.contains(&hex(s)));
         new.dedup();
         if before.len() + new.len() > MOST {
@@ -207,7 +207,7 @@ impl Papers {
         if !new.is_empty() {
             put(&tls.denied, text.as_bytes())?;
         }
-        let trust = Trust::load(tls, &self.cluster)?;
+        let trust = self.load(tls)?;
         let all = trust.denied();
         self.trust.store(Some(Arc::new(trust)));
         for serial in &new {
