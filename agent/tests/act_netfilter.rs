@@ -260,6 +260,51 @@ fn rules_beyond_iptables_are_deleted_by_handle_and_put_back_where_they_were() {
 }
 
 #[test]
+fn the_output_chain_that_stands_in_iptables_way_goes_unless_it_holds_a_rule_of_somebody_elses() {
+    const MARK: &str = "meta mark & 0x00ff0000 != 0x00000000 ct mark set meta mark & 0x00ff0000";
+    alone(async || {
+        let hands = hands();
+        all(r#"
+            iptables-nft -t mangle -A PREROUTING -s 10.0.0.1 -j ACCEPT
+            nft 'add chain ip mangle OUTPUT { type filter hook output priority mangle; policy accept; }'
+            nft add rule ip mangle OUTPUT ct state new meta mark and 0xff0000 != 0 ct mark set meta mark and 0xff0000
+        "#);
+        let writes = "iptables-nft -t mangle -A OUTPUT -d 10.0.0.9 -j ACCEPT && iptables-nft -t mangle -F OUTPUT";
+        let can_write = || {
+            std::process::Command::new("sh").args(["-c", writes]).output().unwrap().status.success()
+        };
+        assert!(!can_write(), "this is what it is about");
+        let op = NodeOp::Netfilter {
+            backend: Backend::Nft,
+            family: Family::V4,
+            table: "mangle".into(),
+            dialect: Dialect::Nft,
+            absent: vec![rule("OUTPUT", &format!("ct state 0x8 {MARK}"))],
+            absent_chains: vec!["OUTPUT".into()],
+            present_chains: Vec::new(),
+            present: Vec::new(),
+        };
+        let listed = || sh("nft -n -s list table ip mangle");
+        let spoilt = listed();
+        // Somebody else's rule beside it: nothing is done at all.
+        sh("nft add rule ip mangle OUTPUT ip daddr 10.0.0.8 counter accept");
+        let held = listed();
+        let seen = hands.look(&op).await.unwrap();
+        let why = hands.act(&op, &seen).await.unwrap_err();
+        assert!(format!("{why:?}").contains("holds a rule that is not to go"), "{why:?}");
+        assert_eq!(listed(), held);
+        let handle = sh("nft -a list chain ip mangle OUTPUT | sed -n 's/.*10.0.0.8.*handle //p'");
+        sh(&format!("nft delete rule ip mangle OUTPUT handle {}", handle.trim()));
+        let before = take(&hands, &op).await;
+        assert!(!listed().contains("OUTPUT") && listed().contains("10.0.0.1"), "{}", listed());
+        undo(&hands, &op, &before).await;
+        assert_eq!(listed(), spoilt);
+        take(&hands, &op).await;
+        assert!(can_write());
+    });
+}
+
+#[test]
 fn a_legacy_lock_that_is_held_is_waited_for_with_a_bound_and_nothing_lands_later() {
     alone(async || {
         let hands = hands();

@@ -6,7 +6,8 @@ use crate::baseline::Baseline;
 use crate::filter;
 use crate::guard;
 use crate::observation::{
-    Action, NfRule, NfTable, Observation, Process, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
+    Action, Dialect, NfRule, NfTable, Observation, Process, Rule, TABLE_DEFAULT, TABLE_LOCAL,
+    TABLE_MAIN,
 };
 use crate::op::{NodeOp, Op, ProcessId};
 use crate::plan::{NodePlan, OnUnhealthy, Rung, Step};
@@ -57,7 +58,7 @@ const SPARED: [&str; 14] = [
 const SPARED_CHAINS: [&str; 8] =
     ["KUBE-", "CNI-", "FLANNEL-", "cali-", "CILIUM_", "DOCKER", "ufw", "NETBIRD-"];
 
-/// Built-in chains: their policies and their place are nobody's to delete.
+/// Built-in chains: their policies and their place are nobody's to delete. A base chain of nftables' own may be called so.
 const BUILT_IN: [&str; 5] = ["INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING"];
 
 /// Says what is wrong with a plan; empty when nothing is.
@@ -161,10 +162,27 @@ fn one(step: &Step<NodeOp>, seen: &Observation, base: &Baseline) -> Vec<String> 
             }
             out
         }
-        NodeOp::Netfilter { absent, absent_chains, present, present_chains, .. } => {
+        NodeOp::Netfilter {
+            backend,
+            family,
+            table,
+            dialect,
+            absent,
+            absent_chains,
+            present,
+            present_chains,
+        } => {
             let mut out: Vec<String> = absent.iter().filter_map(nf_rule).collect();
+            let is_it =
+                |t: &&NfTable| t.backend == *backend && t.family == *family && t.name == *table;
+            let there = seen.netfilter.iter().find(is_it);
+            // In nft's own language such a name is a name; whose the chain is, its content says.
+            let emptied = |c: &String| {
+                let mut inside = there.iter().flat_map(|t| &t.rules).filter(|r| r.chain == *c);
+                *dialect == Dialect::Nft && inside.all(|r| absent.contains(r))
+            };
             for c in absent_chains {
-                if is_spared_chain(c) || BUILT_IN.contains(&c.as_str()) {
+                if is_spared_chain(c) || (BUILT_IN.contains(&c.as_str()) && !emptied(c)) {
                     out.push(format!("chain {c} is not ours to delete"));
                 }
             }

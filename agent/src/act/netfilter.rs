@@ -22,7 +22,7 @@ use lifeline_core::op::{PlacedRule, Seen};
 use super::{blocking, chain, lasting, passing};
 use crate::children::{Call, ChildError, find};
 use crate::netfilter::{ReadError, read, tool};
-use script::{alike, gone, placed, script, surplus, unquoted, unwanted};
+use script::{alike, placed, script, surplus, unquoted, unwanted, whole};
 
 /// A table with 20 000 rules takes about 0.5 s to replace.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -56,7 +56,7 @@ pub struct Target<'a> {
 pub async fn look(target: &Target<'_>) -> Result<Seen, String> {
     target.check().map_err(|why| format!("{}: refused: {why}", target.what()))?;
     let table = target.read().await.map_err(|e| format!("{}: {}", target.what(), chain(&e)))?;
-    unwanted(target, &table, &gone(target, &table))
+    unwanted(target, &table, &whole(target, &table))
         .map_err(|why| format!("{}: held: {why}", target.what()))?;
     let ours = |name: &str| {
         target.absent_chains.iter().any(|c| c == name)
@@ -185,7 +185,8 @@ impl Target<'_> {
         }
         for name in self.absent_chains {
             word(name)?;
-            if BUILT_IN.contains(&name.as_str()) {
+            // In nft's own language such a name is a name, and an empty base chain can go.
+            if self.dialect == Dialect::Iptables && BUILT_IN.contains(&name.as_str()) {
                 return Err(format!("{name} is a built-in chain and stays"));
             }
         }

@@ -28,7 +28,7 @@ pub const NODE: &str = "calypso";
 const SETTLE_LIMIT: Duration = Duration::from_secs(40);
 
 /// A tailscaled that writes nft's own rules leaves an empty chain of type filter in `mangle OUTPUT`, where iptables-nft has one of type
-/// route, and cannot write any more. It is the culprit's habit, no case's subject, and no ground for the next case.
+/// route, and cannot write any more. A heal takes it away; after a case that was about something else it is no ground for the next.
 const ROOM: &str = "for f in ip ip6; do ! nft list chain $f mangle OUTPUT 2>/dev/null | grep -q 'type filter' \
                     || nft delete chain $f mangle OUTPUT || true; done";
 

@@ -8,8 +8,8 @@ use crate::evidence::{Evidence, Stray};
 use crate::fib;
 use crate::net::{Family, Prefix};
 use crate::observation::{
-    Action, Addr, Backend, Dialect, Link, Mark, Netns, NfRule, NfTable, Observation, Process,
-    Route, RouteKind, Rule, TABLE_DEFAULT, TABLE_MAIN,
+    Action, Addr, Backend, Chain, Dialect, Link, Mark, Netns, NfRule, NfTable, Observation,
+    Process, Route, RouteKind, Rule, TABLE_DEFAULT, TABLE_MAIN,
 };
 use crate::op::ProcessId;
 use alloc::string::String;
@@ -192,7 +192,7 @@ pub(crate) fn is_own_chain(name: &str) -> bool {
     CHAINS.contains(&name)
 }
 
-/// What of a netfilter table is its own: rules in chains of others, and chains.
+/// What of a netfilter table is its own: rules in chains of others, and chains, which hold nobody else's rules.
 pub(crate) fn in_table(t: &NfTable) -> (Vec<NfRule>, Vec<String>) {
     let own_chain = is_own_chain;
     let rules: Vec<NfRule> = t
@@ -210,8 +210,25 @@ pub(crate) fn in_table(t: &NfTable) -> (Vec<NfRule>, Vec<String>) {
     let shared = |name: &str| {
         t.rules.iter().any(|r| jumps(r) == Some(name) && !own_chain(&r.chain) && !rules.contains(r))
     };
-    let chains = t.chains.iter().map(|c| &c.name).filter(|n| own_chain(n) && !shared(n));
-    (rules.clone(), chains.cloned().collect())
+    let emptied =
+        |c: &Chain| t.rules.iter().filter(|r| r.chain == c.name).all(|r| rules.contains(r));
+    let own = t
+        .chains
+        .iter()
+        .filter(|c| (own_chain(&c.name) && !shared(&c.name)) || (is_output(t, c) && emptied(c)));
+    let chains = own.map(|c| c.name.clone()).collect();
+    (rules, chains)
+}
+
+/// The base chain it makes for its connection mark when it speaks nft itself, and never takes back: of type filter, where iptables'
+/// own is of type route. While it stands iptables-nft cannot write to mangle OUTPUT ("CHAIN_ADD failed"), and kube-proxy or a
+/// CNI that marks packets there fails.
+fn is_output(t: &NfTable, c: &Chain) -> bool {
+    t.name == "mangle"
+        && t.dialect == Dialect::Nft
+        && c.name == "OUTPUT"
+        && c.policy.as_ref().is_some_and(|p| p.eq_ignore_ascii_case("accept"))
+        && c.hook.as_deref() == Some("type filter hook output priority -150")
 }
 
 /// Where a rule jumps to.

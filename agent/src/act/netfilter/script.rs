@@ -49,11 +49,19 @@ pub(super) fn gone<'a>(target: &Target<'a>, table: &NfTable) -> Vec<&'a str> {
     target.absent_chains.iter().map(String::as_str).filter(there).collect()
 }
 
+/// Those of them that go with all that is in them. A base chain has its rules named one by one: what somebody put there a moment
+/// ago is never flushed.
+pub(super) fn whole<'a>(target: &Target<'a>, table: &NfTable) -> Vec<&'a str> {
+    let base = |name: &&str| table.chains.iter().any(|c| c.name == *name && c.hook.is_some());
+    gone(target, table).into_iter().filter(|name| !base(name)).collect()
+}
+
 /// What is to be done, as a script of the table's language; empty when there is nothing to do.
 pub(super) fn script(target: &Target<'_>, table: &NfTable) -> Result<String, String> {
     let there = |name: &str| table.chains.iter().any(|c| c.name == name);
     let gone = gone(target, table);
-    let unwanted = unwanted(target, table, &gone)?;
+    let whole = whole(target, table);
+    let unwanted = unwanted(target, table, &whole)?;
     let mut kept = table
         .rules
         .iter()
@@ -64,12 +72,19 @@ pub(super) fn script(target: &Target<'_>, table: &NfTable) -> Result<String, Str
     {
         return Err(format!("{} still leads to a chain that is to go: {}", rule.chain, rule.spec));
     }
+    let mut others = table.rules.iter().enumerate().filter(|(at, r)| {
+        let chain = r.chain.as_str();
+        gone.contains(&chain) && !whole.contains(&chain) && !unwanted.contains(at)
+    });
+    if let Some((_, rule)) = others.next() {
+        return Err(format!("{} holds a rule that is not to go: {}", rule.chain, rule.spec));
+    }
     let new: Vec<&Chain> = target.present_chains.iter().filter(|c| !there(&c.name)).collect();
     let unwanted_rules: Vec<&NfRule> = unwanted.iter().map(|at| &table.rules[*at]).collect();
     let insertions = insertions(target, table, &unwanted);
     Ok(match target.dialect {
         Dialect::Iptables => iptables_script(target, &unwanted_rules, &gone, &new, &insertions),
-        Dialect::Nft => nft_script(target, &unwanted_rules, &gone, &new, &insertions),
+        Dialect::Nft => nft_script(target, &unwanted_rules, (&whole, &gone), &new, &insertions),
     })
 }
 
@@ -109,7 +124,7 @@ pub(super) fn unwanted(
 
 /// A rule of which more copies were there than the op lists (and they are not jumps to a chain that has gone).
 pub(super) fn surplus<'a>(target: &Target<'a>, table: &NfTable) -> Option<&'a NfRule> {
-    let gone = gone(target, table);
+    let (gone, whole) = (gone(target, table), whole(target, table));
     target.absent.iter().find(|a| {
         let count =
             |rules: &mut dyn Iterator<Item = &NfRule>| rules.filter(|r| alike(r, a)).count();
@@ -117,7 +132,7 @@ pub(super) fn surplus<'a>(target: &Target<'a>, table: &NfTable) -> Option<&'a Nf
         // With its handle it was that one and no other.
         (target.dialect == Dialect::Iptables || a.handle.is_none())
             && !jump
-            && !gone.contains(&a.chain.as_str())
+            && !whole.contains(&a.chain.as_str())
             && count(&mut table.rules.iter()) > count(&mut target.absent.iter())
     })
 }
@@ -200,7 +215,7 @@ fn iptables_script(
 fn nft_script(
     target: &Target<'_>,
     unwanted: &[&NfRule],
-    gone: &[&str],
+    (whole, gone): (&[&str], &[&str]),
     new: &[&Chain],
     insertions: &[Insertion<'_>],
 ) -> String {
@@ -211,7 +226,7 @@ fn nft_script(
         let handle = r.handle.unwrap_or(0);
         let _ = writeln!(lines, "delete rule {of} {} handle {handle}", r.chain);
     }
-    for (verb, name) in gone.iter().map(|c| ("flush", c)).chain(gone.iter().map(|c| ("delete", c)))
+    for (verb, name) in whole.iter().map(|c| ("flush", c)).chain(gone.iter().map(|c| ("delete", c)))
     {
         let _ = writeln!(lines, "{verb} chain {of} {name}");
     }
