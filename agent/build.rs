@@ -7,7 +7,6 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIFELINE_BUILD");
-    println!("cargo:rerun-if-changed=build.rs");
     let told = env::var("LIFELINE_BUILD").ok().filter(|b| !b.trim().is_empty());
     let build = match (told, env::var("PROFILE").as_deref()) {
         (Some(told), _) => told.trim().to_owned(),

@@ -1,6 +1,9 @@
 //! Work done in several labs beside each other: most of it is waiting, and labs do not know of each other.
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
@@ -46,6 +49,37 @@ impl FromStr for Share {
     }
 }
 
+/// Work that labs take piece by piece: whoever has done one takes the next that nobody has, so that all are done at about the same
+/// time however long a piece is.
+#[derive(Debug, Clone)]
+pub struct Queue(PathBuf);
+
+impl Queue {
+    /// A queue that those who know this empty folder share.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self(folder.to_owned())
+    }
+
+    /// Whether the piece at this place is ours now: nobody has had it before.
+    pub fn take(&self, place: usize) -> anyhow::Result<bool> {
+        let path = self.0.join(place.to_string());
+        match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("take {}", path.display())),
+        }
+    }
+}
+
+impl FromStr for Queue {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self::new(Path::new(text)))
+    }
+}
+
 /// A lab of its own with a share of the work.
 #[derive(Debug)]
 pub struct Beside {
@@ -77,5 +111,23 @@ impl Beside {
             bail!("a lab beside this one broke off ({status}): see what it said above");
         }
         serde_json::from_str(&text).context("understand its summary")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_taken_once_whoever_asks_and_a_lost_queue_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (Queue::new(folder.path()), Queue::new(folder.path()));
+        assert!(one.take(0).unwrap());
+        assert!(!other.take(0).unwrap());
+        assert!(other.take(1).unwrap());
+        assert!(!one.take(1).unwrap());
+        let path = folder.path().to_owned();
+        folder.close().unwrap();
+        assert!(Queue::new(&path).take(2).unwrap_err().to_string().contains("take "));
     }
 }

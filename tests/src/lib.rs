@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod bench;
 pub mod beside;
+pub mod cargo;
 pub mod disk;
 pub mod error;
 pub mod faults;

@@ -25,7 +25,7 @@ impl Own {
             return None;
         }
         let build = ["build", "--quiet", "--workspace", "--locked"];
-        assert!(std::process::Command::new(env!("CARGO")).args(build).status().unwrap().success());
+        assert!(lifeline_lab::cargo::command().args(build).status().unwrap().success());
         names::choose(Some("faults")).unwrap();
         let wish =
             Wish { yes: true, mode: "observe".to_owned(), gear: lifeline_lab::state::Gear::Quick };

@@ -22,7 +22,7 @@ impl Own {
             static BUILT: Once = Once::new();
             BUILT.call_once(|| {
                 let build = ["build", "--quiet", "--workspace", "--locked"];
-                assert!(Command::new(env!("CARGO")).args(build).status().unwrap().success());
+                assert!(lifeline_lab::cargo::command().args(build).status().unwrap().success());
             });
             return Some(Self(name));
         }

@@ -1,10 +1,11 @@
 //! T7: acts on states made by chance in which nothing is to be touched; the core's own test is run and its states are counted.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::Context;
 
 use super::{Figure, Limit, Series, Wanted};
+use crate::cargo::{self, MANIFEST};
 use crate::progress::Progress;
 
 const TEST: &str = "what_is_healthy_foreign_or_wanted_is_never_touched";
@@ -13,9 +14,8 @@ const TEST: &str = "what_is_healthy_foreign_or_wanted_is_never_touched";
 pub fn measure(wanted: &Wanted, progress: &Progress) -> anyhow::Result<Figure> {
     let seed = wanted.seed.unwrap_or_else(super::seed);
     progress.say(format!("T7: states by chance, seed {seed}"));
-    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    cargo.args(["test", "--workspace", "--locked", "--manifest-path", manifest]);
+    let mut cargo = cargo::command();
+    cargo.args(["test", "--workspace", "--locked", "--manifest-path", MANIFEST]);
     cargo.args(["--test", "random", TEST, "--", "--exact", "--nocapture"]);
     let out = cargo.env("SEED", seed.to_string()).stdin(Stdio::null()).output();
     let out = out.context("run cargo test")?;

@@ -23,7 +23,6 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::state::Gear;
@@ -117,13 +116,14 @@ impl Summary {
     }
 }
 
-/// Tries every case whose name contains one of the filters (all, without filters) and whose place among those is `mine`.
+/// Tries every case whose name contains one of the filters (all, without filters) and whose place among those is `mine`, asked when it
+/// is its turn.
 pub fn run(
     lab: &Lab,
     filters: &[String],
-    mine: impl Fn(usize) -> bool,
+    mine: impl Fn(usize) -> anyhow::Result<bool>,
     progress: &Progress,
-) -> Result<Summary> {
+) -> anyhow::Result<Summary> {
     let mut summary = Summary::default();
     let ground = Ground::new(lab, progress)?;
     let mut place = 0;
@@ -138,7 +138,7 @@ pub fn run(
             continue;
         }
         place += 1;
-        if !mine(place - 1) {
+        if !mine(place - 1)? {
             continue;
         }
         progress.pass(format!("{} …", case.name));

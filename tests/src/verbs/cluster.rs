@@ -43,9 +43,12 @@ pub struct Parts {
     /// Install missing packages without asking
     #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
     yes: bool,
+    /// Beside other work: roots first, then with the processor time that nobody else wants
+    #[arg(long, hide = true)]
+    ahead: bool,
 }
 
 /// Builds what the real gear is made of.
 pub fn parts(args: &Parts, progress: &Progress) -> anyhow::Result<()> {
-    Ok(real::ahead::build(args.yes, progress)?)
+    Ok(real::ahead::build(args.yes, args.ahead, progress)?)
 }

@@ -5,6 +5,7 @@ pub mod by_hand;
 pub mod cluster;
 pub mod fault;
 pub mod incident;
+mod lanes;
 pub mod place;
 pub mod recover;
 pub mod status;

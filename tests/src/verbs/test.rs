@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use lifeline_lab::beside::{Beside, Share};
-use lifeline_lab::lab::{self, Lab, Wish};
+use lifeline_lab::beside::{Queue, Share};
 use lifeline_lab::progress::Progress;
 use lifeline_lab::real::ahead::Ahead;
 use lifeline_lab::state::Gear;
 use lifeline_lab::trial::{self, Summary};
-use lifeline_lab::{incident, real, traces};
+use lifeline_lab::{incident, parts, real, root, traces};
 
+use super::lanes::{Lanes, takes};
 use super::{raised, workspace};
 
 /// The incident among the cases of the real gear.
@@ -38,15 +38,18 @@ pub struct Args {
     /// Only the live cases of the real cluster, and the incident told there
     #[arg(long)]
     real: bool,
-    /// Everything: first all of the above without --real, then all with it
+    /// Everything: all of the above beside each other, and the incident when they are done
     #[arg(long, conflicts_with = "real")]
     both: bool,
     /// Try the live cases without --real in this many labs beside each other
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8), conflicts_with = "keep")]
     labs: u8,
-    /// Only this share of them, such as 2/3
-    #[arg(long, hide = true, requires = "live")]
+    /// Which of several labs this is, such as 2/3
+    #[arg(long, hide = true, requires = "queue")]
     share: Option<Share>,
+    /// The folder of the queue that these labs take the cases from
+    #[arg(long, hide = true, requires = "summary")]
+    queue: Option<Queue>,
     /// Where to write what came of them
     #[arg(long, hide = true, requires = "share")]
     summary: Option<PathBuf>,
@@ -72,66 +75,81 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
         args.both.then(|| println!("{INCIDENT}\n{GONE}"));
         return Ok(ExitCode::SUCCESS);
     }
-    let ahead = if args.both { Some(Ahead::begin(args.yes)?) } else { None };
-    if !args.live && !args.real {
-        workspace::test(progress)?;
-    }
-    if args.share.is_none() {
-        workspace::build(progress)?;
-    }
-    let mut summary = Summary::default();
-    if !args.real {
-        summary.take(on_stand_ins(args, progress)?);
-    }
-    if let Some(path) = &args.summary {
-        let text = serde_json::to_string(&summary).context("write the summary")?;
+    if let (Some(queue), Some(path)) = (&args.queue, &args.summary) {
+        let text = serde_json::to_string(&on_stand_ins(args, Some(queue), progress)?)
+            .context("write the summary")?;
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(ahead) = ahead {
-        ahead.done(progress)?;
+    if args.both {
+        return everything(args, progress);
     }
-    if args.real || args.both {
-        summary.take(on_the_cluster(args, progress)?);
+    if !args.live && !args.real {
+        workspace::test(progress)?;
     }
+    workspace::build(progress)?;
+    let summary = match (args.real, args.labs) {
+        (true, _) => on_the_cluster(args, || Ok(Summary::default()), progress)?,
+        (false, 1) => on_stand_ins(args, None, progress)?,
+        (false, labs) => {
+            common(args, progress)?;
+            root::ensure(Gear::Quick, progress)?;
+            Lanes::begin(labs, &args.filters, args.yes)?.done()?
+        }
+    };
     Ok(told(&summary))
 }
 
-/// The cases of the quick gear, in one lab or in several beside each other.
-fn on_stand_ins(args: &Args, progress: &Progress) -> anyhow::Result<Summary> {
-    let of = usize::from(args.labs);
-    let mine = args.share.unwrap_or(Share { nth: 1, of });
-    let mut others = Vec::new();
-    if args.share.is_none() && of > 1 {
-        // What all of them need is made once, before they look for it at the same time.
-        Lab::up(&Wish { yes: args.yes, mode: "observe".to_owned(), gear: Gear::Quick }, progress)?;
-        let mut live = vec!["test".to_owned(), "--live".to_owned()];
-        live.extend(args.filters.iter().cloned());
-        live.extend(args.yes.then(|| "--yes".to_owned()));
-        for nth in 2..=of {
-            others.push(Beside::begin(Share { nth, of }, &live)?);
-        }
-    }
-    let mut summary = raised(args.yes, args.keep, Gear::Quick, progress, |lab| {
-        Ok(trial::run(lab, &args.filters, |place| mine.has(place), progress)?)
-    })?;
-    if of > 1 {
-        lab::down(progress)?;
-    }
-    for other in others {
-        summary.take(other.done()?);
-    }
-    Ok(summary)
+/// What labs beside each other need of the machine is installed once, before they look for it at the same time.
+fn common(args: &Args, progress: &Progress) -> anyhow::Result<()> {
+    parts::check_machine()?;
+    Ok(parts::ensure(progress, args.yes)?)
 }
 
-/// The cases of the real gear, then the incident on the same cluster, then what is left of all that.
-fn on_the_cluster(args: &Args, progress: &Progress) -> anyhow::Result<Summary> {
+/// Most of it is waiting: the workspace's tests, the quick gear's cases in their labs and the real gear's run beside each other. The
+/// incident is told when all of that has ended, for it counts every lost probe.
+fn everything(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
+    common(args, progress)?;
+    let ahead = Ahead::begin(args.yes)?;
+    workspace::build(progress)?;
+    let tests = workspace::begin(progress)?;
+    root::ensure(Gear::Quick, progress)?;
+    let lanes = Lanes::begin(args.labs, &args.filters, args.yes)?;
+    ahead.done(progress)?;
+    let mut tested = Ok(());
+    let beside = || {
+        let summary = lanes.done()?;
+        tested = tests.done(progress);
+        Ok(summary)
+    };
+    let summary = on_the_cluster(args, beside, progress)?;
+    let code = told(&summary);
+    tested.map(|()| code)
+}
+
+/// The cases of the quick gear in one lab, or those of them that a queue gives it.
+fn on_stand_ins(
+    args: &Args,
+    queue: Option<&Queue>,
+    progress: &Progress,
+) -> anyhow::Result<Summary> {
+    raised(args.yes, args.keep, Gear::Quick, progress, |lab| {
+        trial::run(lab, &args.filters, |place| takes(queue, place), progress)
+    })
+}
+
+/// The cases of the real gear; when what runs `beside` has ended, the incident on the same cluster, then what is left of all that.
+fn on_the_cluster(
+    args: &Args,
+    beside: impl FnOnce() -> anyhow::Result<Summary>,
+    progress: &Progress,
+) -> anyhow::Result<Summary> {
     let wanted = |name: &str| {
         args.filters.is_empty() || args.filters.iter().any(|f| name.contains(f.as_str()))
     };
     let mut summary = raised(args.yes, args.keep, Gear::Real, progress, |lab| {
-        let mut summary =
-            trial::run(lab, &args.filters, |place| Share::WHOLE.has(place), progress)?;
+        let mut summary = trial::run(lab, &args.filters, |place| takes(None, place), progress)?;
+        summary.take(beside()?);
         if wanted(INCIDENT) {
             let report = std::env::temp_dir().join("lifeline-incident-report.md");
             let seen = real::incident::tell(lab, &report, ALONE, progress)

@@ -2,11 +2,13 @@
 
 #![allow(clippy::print_stderr, reason = "errors go to stderr")]
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use lifeline_lab::cargo::{self, MANIFEST};
 use lifeline_lab::progress::Progress;
 
 /// Most tests of the workspace wait for something most of the time, for a kernel's timer or for a retry that is due.
@@ -16,7 +18,11 @@ const THREADS: &str = "6";
 /// these tests have the kernel's and systemd's own timing in them.
 pub fn test(progress: &Progress) -> anyhow::Result<()> {
     progress.say("the workspace's own tests");
-    let failed = round(&[])?;
+    judged(round(&[])?, progress)
+}
+
+/// What is to be done about a first round in which these targets failed.
+fn judged(failed: Result<(), Vec<String>>, progress: &Progress) -> anyhow::Result<()> {
     let Err(targets) = failed else { return Ok(()) };
     let named = if targets.is_empty() { "all of them".to_owned() } else { targets.join(" ") };
     progress.say(format!("the workspace's own tests failed; once more: {named}"));
@@ -26,16 +32,20 @@ pub fn test(progress: &Progress) -> anyhow::Result<()> {
     }
 }
 
-/// One round of these targets, or of all when none is named; which of them failed, as cargo's arguments.
-fn round(targets: &[String]) -> anyhow::Result<Result<(), Vec<String>>> {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-    cargo.args(["test", "--workspace", "--locked", "--no-fail-fast", "--manifest-path", manifest]);
+/// Cargo's runner for these targets, or for all when none is named.
+fn runner(targets: &[String]) -> Command {
+    let mut cargo = cargo::command();
+    cargo.args(["test", "--workspace", "--locked", "--no-fail-fast", "--manifest-path", MANIFEST]);
     cargo.args(targets);
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         cargo.env("RUST_TEST_THREADS", THREADS);
     }
-    let mut child = cargo.stderr(Stdio::piped()).spawn().context("run cargo test")?;
+    cargo
+}
+
+/// One round of these targets; which of them failed, as cargo's arguments.
+fn round(targets: &[String]) -> anyhow::Result<Result<(), Vec<String>>> {
+    let mut child = runner(targets).stderr(Stdio::piped()).spawn().context("run cargo test")?;
     let mut failed = Vec::new();
     for line in child.stderr.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
         let line = line.context("listen to cargo test")?;
@@ -44,6 +54,43 @@ fn round(targets: &[String]) -> anyhow::Result<Result<(), Vec<String>>> {
     }
     let status = child.wait().context("wait for cargo test")?;
     Ok(if status.success() { Ok(()) } else { Err(failed.concat()) })
+}
+
+/// A first round of all tests under way beside other work; what it says is shown in one piece when it has ended.
+#[derive(Debug)]
+pub struct Beside(JoinHandle<anyhow::Result<Result<(), Vec<String>>>>);
+
+/// Begins it. Whatever has to be built for it has been built when this returns.
+pub fn begin(progress: &Progress) -> anyhow::Result<Beside> {
+    progress.say("building the workspace's own tests");
+    let built = runner(&["--no-run".to_owned()]).status().context("run cargo test --no-run")?;
+    if !built.success() {
+        bail!("the workspace's own tests do not build ({built})");
+    }
+    progress.say("the workspace's own tests run meanwhile");
+    let said = tempfile::tempfile().context("make a file for what the tests say")?;
+    let also = || said.try_clone().context("share the file for what the tests say");
+    let child = runner(&[]).stdin(Stdio::null()).stdout(also()?).stderr(also()?).spawn();
+    let child = child.context("run cargo test")?;
+    Ok(Beside(std::thread::spawn(move || told(child, said))))
+}
+
+/// Waits for its end, and shows what it said.
+fn told(mut child: Child, mut said: std::fs::File) -> anyhow::Result<Result<(), Vec<String>>> {
+    let status = child.wait().context("wait for cargo test")?;
+    said.seek(SeekFrom::Start(0)).context("read what the tests said")?;
+    let text = std::io::read_to_string(said).context("read what the tests said")?;
+    eprint!("{text}");
+    let failed = text.lines().filter_map(failed_target).flatten().collect();
+    Ok(if status.success() { Ok(()) } else { Err(failed) })
+}
+
+impl Beside {
+    /// Waits for its end; what failed is tried once more.
+    pub fn done(self, progress: &Progress) -> anyhow::Result<()> {
+        let Ok(failed) = self.0.join() else { bail!("the workspace's own tests were lost") };
+        judged(failed?, progress)
+    }
 }
 
 /// The target that a line of cargo's last words names, ``    `-p lifeline-lab --test faults` ``, without its package.
@@ -59,9 +106,8 @@ pub fn build(progress: &Progress) -> anyhow::Result<()> {
 
 /// The same, for release or for debugging.
 pub fn build_as(release: bool, progress: &Progress) -> anyhow::Result<()> {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-    cargo.args(["build", "--workspace", "--locked", "--manifest-path", manifest]);
+    let mut cargo = cargo::command();
+    cargo.args(["build", "--workspace", "--locked", "--manifest-path", MANIFEST]);
     if release {
         cargo.arg("--release");
     }
