@@ -102,6 +102,7 @@ fn at_rung(op: &NodeOp) -> Option<&'static [Rung]> {
         // Whose it is, is known only with the culprit at hand.
         NodeOp::Quarantined { .. } => Some(&[Rung::Quiet]),
         NodeOp::Restarted { .. } => Some(&[Rung::Reconnect, Rung::Reset]),
+        NodeOp::SandboxStopped { .. } => Some(&[Rung::Reconnect]),
         NodeOp::Armed { .. } | NodeOp::Flushed { .. } | NodeOp::CacheFlushed => {
             Some(&[Rung::Reset])
         }
@@ -280,6 +281,11 @@ fn one(step: &Step<NodeOp>, seen: &Observation, base: &Baseline) -> Vec<String> 
             } else {
                 [format!("{unit} is not a unit that may be restarted")].into()
             }
+        }
+        NodeOp::SandboxStopped { id, pod } => {
+            let known = seen.host_ports.iter().any(|h| h.sandbox == *id && h.pod == *pod);
+            let why = || format!("{pod} was not seen to hold host ports in sandbox {id}");
+            if known { Vec::new() } else { [why()].into() }
         }
         NodeOp::Flushed { backend, family, table, .. } => {
             let mut out = Vec::new();

@@ -43,6 +43,10 @@ pub const AGAIN_MS: u64 = 2_000;
 /// Between two looks while waiting, milliseconds.
 pub const LOOK_MS: u64 = 500;
 
+/// What was started anew writes its packet filter rules when it has read the cluster: kube-proxy some seconds after k3s, portmap when
+/// the kubelet has made the new sandbox, which waits for its next look at its pods.
+pub const REWRITE_MS: u64 = 45_000;
+
 /// A finished run of this incident.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
@@ -248,6 +252,10 @@ pub fn climb(
         let lacks = incident.consent.lacks(&plan);
         return if lacks.is_empty() { Climb::Plan(plan) } else { Climb::Ask(plan, lacks) };
     }
+    if let Some(wait) = rewriting(incident, seen, diag) {
+        incident.well_since = None;
+        return wait;
+    }
     let how = if diag.verdict == Verdict::Healthy {
         "was asked, lets go and still runs, kept by"
     } else {
@@ -260,6 +268,23 @@ pub fn climb(
         let text = if why.is_empty() { text } else { alloc::format!("{text}; {why}") };
         Climb::Close(Ending::Unwell, text)
     })
+}
+
+/// Rules that those write again who were just started anew: not there yet is no end.
+fn rewriting(incident: &Incident, seen: &Observation, diag: &Diagnosis) -> Option<Climb> {
+    let last = incident.runs.last().filter(|r| r.rung == Rung::Reconnect)?;
+    seen.taken.since(&last.at).filter(|ms| *ms < REWRITE_MS)?;
+    let coming = |f: &Finding| match f.fault.as_str() {
+        "proxy-rules-lost" => true,
+        // Nobody was started anew whose sandbox is not known.
+        "host-ports-lost" => !seen.host_ports.is_empty(),
+        _ => false,
+    };
+    let what = match diag.findings.iter().find(|f| coming(f))?.fault.as_str() {
+        "host-ports-lost" => "the rules of host ports",
+        _ => "kube-proxy's rules",
+    };
+    Some(Climb::Watch(LOOK_MS, alloc::format!("waiting until {what} are written anew")))
 }
 
 /// Nothing else is known: the rungs that do not ask what it is, each once, and only when the operator's consent reaches them.

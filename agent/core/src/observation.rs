@@ -21,7 +21,7 @@ mod xfrm;
 pub use answers::{Fate, Lease, Lookup, Probe, Reach, Socket, Through};
 pub use links::{Addr, Fdb, Link};
 pub use netfilter::{Backend, Chain, Dialect, NfRule, NfTable};
-pub use programs::{Netns, Process, Unit};
+pub use programs::{HostPorts, Netns, Process, Unit};
 pub use routes::{Hop, Route, RouteKind, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 pub use rules::{Action, Mark, Rule};
 pub use xfrm::{Direction, XfrmPolicy, decides};
@@ -69,6 +69,8 @@ pub struct Observation {
     pub lease: Option<Lease>,
     /// Directories and files a known culprit left.
     pub paths: Vec<String>,
+    /// Pods that hold ports of this node, from the CNI's own records.
+    pub host_ports: Vec<HostPorts>,
     /// What could not be read.
     pub gaps: Vec<Gap>,
 }
@@ -125,11 +127,13 @@ pub enum Sense {
     Probes,
     /// The kubelet's lease.
     Lease,
+    /// The CNI's records of pods with host ports.
+    HostPorts,
 }
 
 impl Sense {
     /// Every part.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Cluster,
         Self::Links,
         Self::Rules,
@@ -148,6 +152,7 @@ impl Sense {
         Self::Lookups,
         Self::Probes,
         Self::Lease,
+        Self::HostPorts,
     ];
 }
 

@@ -235,6 +235,13 @@ pub enum NodeOp {
         /// Unit name.
         unit: String,
     },
+    /// A pod's sandbox is stopped (over CRI, as `crictl stopp` does); the kubelet makes a new one, with new rules.
+    SandboxStopped {
+        /// Its id.
+        id: String,
+        /// `NAMESPACE/NAME` of the pod, for people.
+        pod: String,
+    },
     /// A timer outside this process will have the run undone if nobody confirms it.
     Armed {
         /// When, milliseconds from now: later than the plan's deadline, so that the engine comes first.
@@ -317,6 +324,7 @@ impl NodeOp {
             Self::Released { .. } => "released",
             Self::FlowsGone { .. } => "flows-gone",
             Self::Restarted { .. } => "restarted",
+            Self::SandboxStopped { .. } => "sandbox-stopped",
             Self::Armed { .. } => "armed",
             Self::Disarmed => "disarmed",
             Self::Flushed { .. } => "flushed",

@@ -188,6 +188,7 @@ fn imagine(seen: &mut Observation, plan: &NodePlan) {
             | NodeOp::Released { .. }
             | NodeOp::FlowsGone { .. }
             | NodeOp::Restarted { .. }
+            | NodeOp::SandboxStopped { .. }
             | NodeOp::Armed { .. }
             | NodeOp::Disarmed
             | NodeOp::Flushed { .. }

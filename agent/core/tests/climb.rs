@@ -4,7 +4,7 @@
 mod case;
 
 use lifeline_core::engine::Ending;
-use lifeline_core::incident::{ATTEMPTS, Climb, Incident, Run, climb};
+use lifeline_core::incident::{ATTEMPTS, Climb, Incident, REWRITE_MS, Run, climb};
 use lifeline_core::judge::judge;
 use lifeline_core::plan::{Consent, Rung};
 use lifeline_core::policy::Policy;
@@ -30,6 +30,42 @@ fn what_could_not_be_cleaned_however_often_it_was_tried_is_no_recovery() {
     match climb(&mut incident, &seen, &base, &policy, &diag) {
         Climb::Close(Ending::Unwell, why) => assert!(why.contains("in vain"), "{why}"),
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn rules_that_were_asked_for_are_waited_for_and_not_for_ever() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let policy = Policy::default();
+    let all = Consent { rung: 4, ..Consent::default() };
+    for (name, rewritten) in
+        [("n8-flushed", true), ("n8-host-ports-known", true), ("n8-host-ports", false)]
+    {
+        let case = cases.join(name);
+        let (mut seen, base) =
+            (case::observation(&case).unwrap(), case::baseline_of(&case).unwrap());
+        let diag = judge(&seen, &base, &policy);
+        let mut incident =
+            Incident::new("i".into(), seen.taken.clone(), "o".into(), all.clone(), 0);
+        let at = seen.taken.clone();
+        incident.runs.push(Run {
+            id: "1".into(),
+            rung: Rung::Reconnect,
+            ending: Ending::Recovered,
+            at,
+        });
+        seen.taken.ms += 5_000;
+        let next = climb(&mut incident, &seen, &base, &policy, &diag);
+        match next {
+            Climb::Watch(_, why) if rewritten => {
+                assert!(why.contains("are written anew"), "{name}: {why}")
+            }
+            Climb::Close(Ending::Recovered, _) if !rewritten => {}
+            other => panic!("{name}: {other:?}"),
+        }
+        seen.taken.ms += REWRITE_MS;
+        let next = climb(&mut incident, &seen, &base, &policy, &diag);
+        assert!(matches!(next, Climb::Close(..)), "{name}: {next:?}");
     }
 }
 

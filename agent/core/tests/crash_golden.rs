@@ -104,6 +104,7 @@ fn rest(node: &Node, plan: &NodePlan) -> Observation {
             | NodeOp::Released { .. }
             | NodeOp::FlowsGone { .. }
             | NodeOp::Restarted { .. }
+            | NodeOp::SandboxStopped { .. }
             | NodeOp::Armed { .. }
             | NodeOp::Disarmed
             | NodeOp::Flushed { .. }

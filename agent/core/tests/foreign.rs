@@ -225,6 +225,7 @@ fn touches(
         | NodeOp::ResolvConf { .. }
         | NodeOp::Sysctl { .. }
         | NodeOp::Restarted { .. }
+        | NodeOp::SandboxStopped { .. }
         | NodeOp::Armed { .. }
         | NodeOp::Disarmed
         | NodeOp::Flushed { .. }

@@ -188,6 +188,7 @@ fn details(out: &mut String, op: &NodeOp, seen: &Observation) {
         | NodeOp::Quarantined { .. }
         | NodeOp::Released { .. }
         | NodeOp::Restarted { .. }
+        | NodeOp::SandboxStopped { .. }
         | NodeOp::Armed { .. }
         | NodeOp::Disarmed
         | NodeOp::Flushed { .. }

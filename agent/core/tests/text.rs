@@ -262,6 +262,7 @@ fn sense() -> impl Strategy<Value = Sense> {
         Sense::Lookups,
         Sense::Probes,
         Sense::Lease,
+        Sense::HostPorts,
     ])
 }
 
@@ -387,7 +388,13 @@ fn observation() -> impl Strategy<Value = Observation> {
         vec(word(), 0..3),
         vec(gap, 0..3),
     );
-    (tables(), rest, vec(xfrm(), 0..3)).prop_map(|(seen, rest, xfrm)| {
+    let held = (word(), word(), vec(word(), 0..3)).prop_map(|(sandbox, pod, ports)| HostPorts {
+        sandbox,
+        pod,
+        ports,
+    });
+    let more = (vec(xfrm(), 0..3), vec(held, 0..3));
+    (tables(), rest, more).prop_map(|(seen, rest, (xfrm, host_ports))| {
         let (units, sysctls, resolv, fdb, sockets, lookups, probes, lease, paths, gaps) = rest;
         Observation {
             units,
@@ -400,6 +407,7 @@ fn observation() -> impl Strategy<Value = Observation> {
             probes,
             lease,
             paths,
+            host_ports,
             gaps,
             ..seen
         }

@@ -13,6 +13,7 @@ pub mod resolv;
 pub mod routes;
 pub mod rules;
 pub mod ruleset;
+pub mod sandbox;
 pub mod sysctl;
 pub mod tailscale;
 pub mod timer;
@@ -37,6 +38,8 @@ pub struct Paths {
     pub quarantine: PathBuf,
     /// Lock files of iptables-legacy.
     pub locks: netfilter::Locks,
+    /// Where the container runtime may listen; the first that is there is asked.
+    pub runtime: Vec<PathBuf>,
     /// What the timer outside this process starts.
     pub outside: timer::Outside,
 }
@@ -47,6 +50,7 @@ impl Default for Paths {
             resolv: "/etc/resolv.conf".into(),
             quarantine: "/var/lib/lifeline/quarantine".into(),
             locks: netfilter::Locks::default(),
+            runtime: sandbox::sockets(),
             outside: timer::Outside::default(),
         }
     }
@@ -109,6 +113,7 @@ impl Hands {
             NodeOp::Restarted { unit } => {
                 unit::look(&unit::bus().await.map_err(|f| f.why)?, unit).await
             }
+            NodeOp::SandboxStopped { id, .. } => sandbox::look(&self.paths.runtime, id).await,
             NodeOp::Armed { .. } | NodeOp::Disarmed => timer::look().await,
             NodeOp::Flushed { backend, family, table, dialect } => {
                 ruleset::look(which(*backend, *family, table, *dialect)).await
@@ -160,6 +165,7 @@ impl Hands {
                 flows::act(&self.kernel, &doomed(sources, dead_to)).await
             }
             NodeOp::Restarted { unit } => unit::act(&unit::bus().await?, unit, before).await,
+            NodeOp::SandboxStopped { id, .. } => sandbox::stop(&self.paths.runtime, id).await,
             NodeOp::Armed { after_ms } => {
                 timer::arm(&self.run, *after_ms, &self.paths.outside).await
             }

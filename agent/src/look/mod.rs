@@ -5,6 +5,7 @@
 
 mod cluster;
 mod handshake;
+mod host_ports;
 mod keepers;
 mod lease;
 mod lookups;
@@ -25,7 +26,7 @@ use lifeline_core::baseline::Expected;
 use lifeline_core::fib;
 use lifeline_core::net::Family;
 use lifeline_core::observation::{
-    Cluster, Gap, Mark, Observation, Process, Resolv, Rule, Sense, Through,
+    Cluster, Gap, HostPorts, Mark, Observation, Process, Resolv, Rule, Sense, Through,
 };
 use lifeline_core::policy::Policy;
 use std::collections::BTreeMap;
@@ -168,6 +169,7 @@ impl Look {
             seen.sysctls = files.sysctls;
             seen.resolv = files.resolv;
             seen.paths = files.paths;
+            seen.host_ports = files.host_ports;
             cluster::complete(&mut seen);
             self.remember(&seen.cluster);
             self.calls(&mut seen).await;
@@ -268,6 +270,7 @@ struct Files {
     sysctls: BTreeMap<String, String>,
     resolv: Option<Resolv>,
     paths: Vec<String>,
+    host_ports: Vec<HostPorts>,
 }
 
 impl Files {
@@ -278,6 +281,7 @@ impl Files {
             sysctls: sysctls::read(&places.proc).unpack(&mut gaps),
             resolv: resolv::read(&places.etc).unpack(&mut gaps),
             paths: paths::read(places),
+            host_ports: host_ports::read(places).unpack(&mut gaps),
         };
         Seen { found, gaps }
     }

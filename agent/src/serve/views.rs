@@ -171,6 +171,7 @@ fn details(op: &NodeOp) -> Vec<String> {
         NodeOp::ExitNodeOn { socket, prefs, .. } => {
             vec![format!("over {socket}: exit node {}{}", prefs.exit_node_id, prefs.exit_node_ip)]
         }
+        NodeOp::SandboxStopped { id, .. } => vec![format!("sandbox {id}, over CRI")],
         NodeOp::LinkGone { .. }
         | NodeOp::Sysctl { .. }
         | NodeOp::Quarantined { .. }

@@ -81,6 +81,10 @@ pub const CASES: &[Case] = &[
         name: "real_R18_tailscaled_in_a_pods_namespace_is_left_alone",
         run: |g| and_rests(g, |g| left_alone(g, "R18", "Healthy")),
     },
+    Case {
+        name: "real_N8_after_a_blanket_flush_services_and_host_ports_answer_again",
+        run: |g| and_rests(g, flushed),
+    },
     Case { name: "real_a_wrong_or_mistyped_wish_is_refused_and_nothing_is_touched", run: refusals },
     Case {
         name: "real_killed_in_the_middle_of_a_heal_it_ends_recovered_or_as_it_was",
@@ -179,6 +183,50 @@ fn asked(g: &Ground<'_>, fault: &str) -> Verdict {
     Site::of(g.lab, NODE).and_then(|site| let_go(&site)).map_err(told)?;
     g.heal_well()?;
     g.expect_same(&before)
+}
+
+/// The unit is started anew for kube-proxy's rules, and the pod with the host port gets another sandbox for portmap's: the pod is the
+/// same one, its container another.
+fn flushed(g: &Ground<'_>) -> Verdict {
+    const SERVICE: &str = "curl -sk -m 3 -o /dev/null https://10.43.0.1:443/readyz";
+    let port = || {
+        let ask = "curl -s -m 3 -o /dev/null http://192.168.2.80:8088/health";
+        g.lab.node("styx").and_then(|n| n.sh(ask)).map(|out| out.ok()).map_err(told)
+    };
+    let pod = || {
+        let there = format!("--field-selector=spec.nodeName={NODE}");
+        let what =
+            "jsonpath={.items[0].metadata.uid} {.items[0].status.containerStatuses[0].containerID}";
+        let app = "app.kubernetes.io/name=ls-app";
+        let out = kubectl(&["get", "pods", "-n", "apps", "-l", app, &there, "-o", what]);
+        let said = out.and_then(Output::success).map_err(told)?.stdout;
+        let both = said.split_once(' ').map(|(uid, id)| (uid.to_owned(), id.trim().to_owned()));
+        both.ok_or_else(|| format!("no pod with a host port: {said:?}"))
+    };
+    let before = pod()?;
+    g.sh(SERVICE).map_err(|why| format!("before: {why}"))?;
+    if !port()? {
+        return Err("before: the host port does not answer".to_owned());
+    }
+    g.make("N8")?;
+    if port()? {
+        return Err("the host port still answers: nothing is gone".to_owned());
+    }
+    g.heal_well()?;
+    g.sh(SERVICE).map_err(|why| format!("after: {why}"))?;
+    let until = Instant::now() + REST;
+    while !port()? {
+        if Instant::now() > until {
+            let said = g.ctl_json(&["diagnose", NODE, "-o", "json"])?;
+            return Err(format!("the host port is dead {} s after: {said:#}", REST.as_secs()));
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+    let after = pod()?;
+    if after.0 != before.0 || after.1 == before.1 {
+        return Err(format!("the pod and its container were {before:?}, and are {after:?}"));
+    }
+    Ok(())
 }
 
 fn refusals(g: &Ground<'_>) -> Verdict {

@@ -82,3 +82,14 @@ pub struct Unit {
     #[serde(default)]
     pub said: Vec<String>,
 }
+
+/// A pod's sandbox with ports of the node, as the CNI has recorded it when it made its rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPorts {
+    /// The sandbox's id, 64 hexadecimal digits in containerd.
+    pub sandbox: String,
+    /// `NAMESPACE/NAME`.
+    pub pod: String,
+    /// `tcp/8080`.
+    pub ports: Vec<String>,
+}

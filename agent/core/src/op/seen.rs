@@ -81,6 +81,11 @@ pub enum Seen {
         /// ActiveState.
         active: String,
     },
+    /// Whether the sandbox runs; one that is gone does not.
+    Sandbox {
+        /// It runs.
+        ready: bool,
+    },
     /// Whether the timer outside the process runs.
     Timer {
         /// It runs.

@@ -98,6 +98,10 @@ impl fmt::Display for NodeOp {
                 )
             }
             Self::Restarted { unit } => write!(f, "restart {unit}"),
+            Self::SandboxStopped { id, pod } => {
+                let short = id.get(..13).unwrap_or(id);
+                write!(f, "stop sandbox {short} of pod {pod}, for the kubelet to make it anew")
+            }
             Self::Armed { after_ms } => write!(
                 f,
                 "arm a timer that undoes all of this after {} s unless it is confirmed",

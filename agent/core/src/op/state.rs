@@ -74,6 +74,7 @@ impl Op for NodeOp {
             Self::Quarantined { path } | Self::Released { path, .. } => format!("path {path}"),
             Self::FlowsGone { .. } => "flows".to_string(),
             Self::Restarted { unit } => format!("unit {unit}"),
+            Self::SandboxStopped { id, .. } => format!("sandbox {id}"),
             Self::Armed { .. } | Self::Disarmed => "undo timer".to_string(),
             Self::Flushed { backend, family, table, .. } => {
                 format!("{}{} {table}", backend_word(*backend), family.suffix())
@@ -107,6 +108,7 @@ impl Op for NodeOp {
             | Self::Sysctl { .. }
             | Self::FlowsGone { .. }
             | Self::Restarted { .. }
+            | Self::SandboxStopped { .. }
             | Self::Armed { .. }
             | Self::Disarmed
             | Self::Flushed { .. }
@@ -224,6 +226,7 @@ impl Op for NodeOp {
                     Now::Pending
                 }
             }
+            (Self::SandboxStopped { .. }, _, Seen::Sandbox { ready }) => settled(!*ready),
             (Self::Armed { .. }, _, Seen::Timer { armed }) => settled(*armed),
             (Self::Disarmed, _, Seen::Timer { armed }) => settled(!*armed),
             // What others put there after the flush is never a reason not to undo it: it stays in front of what comes back.
@@ -254,6 +257,9 @@ impl Op for NodeOp {
             }
             (Self::Restarted { .. }, _) => {
                 Undo::Irreversible("a unit that was restarted stays restarted")
+            }
+            (Self::SandboxStopped { .. }, _) => {
+                Undo::Irreversible("a pod whose sandbox was stopped is started anew by the kubelet")
             }
             (Self::FlowsGone { .. }, _) => {
                 Undo::Irreversible("a connection that was closed stays closed")

@@ -13,7 +13,7 @@ mod machine;
 mod network;
 
 use answers::{fate, probe, socket, through};
-use machine::{process, resolv, sysctl, table, unit};
+use machine::{host_ports, process, resolv, sysctl, table, unit};
 use network::{addr, link, route, rule, xfrm};
 
 /// A line that is not understood.
@@ -85,6 +85,7 @@ fn object(seen: &mut Observation, w: &mut Words<'_>) -> Result<()> {
             seen.lease = Some(Lease { renewed, age_ms: keyed(w, "age", "number")? });
         }
         "path" => seen.paths.push(w.word()?),
+        "host-ports" => seen.host_ports.push(host_ports(w)?),
         "gap" => seen.gaps.push(Gap { what: sense(w)?, why: w.rest()? }),
         other => return Err(format!("{other:?} is no kind of object")),
     }

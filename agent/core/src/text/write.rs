@@ -96,6 +96,10 @@ pub fn write(seen: &Observation) -> String {
         Line::new("lease").name(&l.renewed).pair("age", &l.age_ms).end(&mut out);
     }
     seen.paths.iter().for_each(|p| Line::new("path").name(p).end(&mut out));
+    for h in &seen.host_ports {
+        let line = Line::new("host-ports").name(&h.sandbox).named("pod", Some(&h.pod));
+        h.ports.iter().fold(line, |line, port| line.named("port", Some(port))).end(&mut out);
+    }
     seen.gaps.iter().for_each(|g| Line::new("gap").put(sense(g.what)).rest(&g.why).end(&mut out));
     out
 }
@@ -344,5 +348,6 @@ pub fn sense(s: Sense) -> &'static str {
         Sense::Lookups => "lookups",
         Sense::Probes => "probes",
         Sense::Lease => "lease",
+        Sense::HostPorts => "host-ports",
     }
 }

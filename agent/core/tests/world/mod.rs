@@ -301,6 +301,9 @@ impl Node {
             }
             NodeOp::CacheFlushed => Seen::Cache { entries: self.extra.cache },
             NodeOp::Rebooted => Seen::Boot { id: format!("boot-{}", self.extra.boots + 1) },
+            NodeOp::SandboxStopped { id, .. } => {
+                Seen::Sandbox { ready: s.host_ports.iter().any(|h| h.sandbox == *id) }
+            }
             NodeOp::Restarted { .. } => Seen::Unit {
                 invocation: format!("invocation-{}", self.extra.invocations),
                 active: "active".into(),
@@ -430,6 +433,9 @@ impl Node {
                 for t in s.netfilter.iter_mut().filter(|t| same_table(t, was)) {
                     *t = ruleset::refill(was, Some(t));
                 }
+            }
+            NodeOp::SandboxStopped { id, .. } if !half => {
+                s.host_ports.retain(|h| h.sandbox != *id);
             }
             NodeOp::CacheFlushed if !half => self.extra.cache = 0,
             NodeOp::Rebooted if !half => self.extra.boots += 1,

@@ -3,7 +3,9 @@
 use super::super::words::{Result, Words, string};
 use super::unknown;
 use crate::net::Family;
-use crate::observation::{Backend, Chain, Dialect, Netns, NfRule, NfTable, Process, Resolv, Unit};
+use crate::observation::{
+    Backend, Chain, Dialect, HostPorts, Netns, NfRule, NfTable, Process, Resolv, Unit,
+};
 use crate::supervisor::Supervisor;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -142,6 +144,18 @@ pub(super) fn sysctl(w: &mut Words<'_>) -> Result<(String, String)> {
     };
     w.0 = rest.ok_or_else(|| format!("{key:?} has no value: KEY=VALUE"))?;
     Ok((key, w.rest()?))
+}
+
+pub(super) fn host_ports(w: &mut Words<'_>) -> Result<HostPorts> {
+    let mut h = HostPorts { sandbox: w.word()?, pod: String::new(), ports: Vec::new() };
+    while let Some(key) = w.key() {
+        match key {
+            "pod" => h.pod = w.word()?,
+            "port" => h.ports.push(w.word()?),
+            other => return Err(unknown(other)),
+        }
+    }
+    Ok(h)
 }
 
 pub(super) fn resolv(w: &mut Words<'_>) -> Result<Resolv> {
