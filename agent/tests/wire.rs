@@ -59,6 +59,19 @@ async fn each_who_may_not_come_in_hears_why() {
 }
 
 #[tokio::test]
+async fn a_drill_is_for_operators_and_for_nodes_that_are_well() {
+    let ca = authority();
+    let (agent, _) = agent(&ca).await;
+    let mut viewer = agent.dial(&ca, Some(issue(&ca, &VIEWER))).await.unwrap();
+    let status = viewer.drill(wire::DrillRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    let mut operator = agent.dial(&ca, Some(issue(&ca, &OPERATOR))).await.unwrap();
+    let status = operator.drill(wire::DrillRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().starts_with("drill calypso: it is Captured: "), "{status}");
+}
+
+#[tokio::test]
 async fn a_viewer_looks_without_evidence_and_may_not_act() {
     let ca = authority();
     let (agent, _) = agent(&ca).await;

@@ -3,6 +3,7 @@
 mod alone;
 mod cluster;
 mod crash;
+mod drill;
 mod filter;
 mod fleet;
 mod ground;
@@ -55,6 +56,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             heal::CASES,
             routing::CASES,
             near_miss::CASES,
+            drill::CASES,
             filter::CASES,
             kubelet::CASES,
             upstream::CASES,
