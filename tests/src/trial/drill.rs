@@ -22,7 +22,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// What a drill has put into the kernel, as `ip` shows it.
-const THERE: &str = "ip rule; ip -6 rule; ip route show table 21301 2>/dev/null; ip -6 route show table 21301 2>/dev/null";
+const THERE: &str = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all";
 
 /// What the agent remembers, and must not have learnt from a drill.
 #[derive(PartialEq)]
@@ -89,7 +89,7 @@ fn unchanged(
 /// What would wake somebody: the guard's events, verdicts, warnings and worse.
 fn alarms(g: &Ground<'_>) -> std::result::Result<String, String> {
     g.sh("journalctl -u lifeline-agent -o cat --no-pager -q \
-          | grep -E 'the guard|incident|Captured|Lost' || true; \
+          | grep -v '^drill, ' | grep -E 'the guard|incident|Captured|Lost' || true; \
           journalctl -u lifeline-agent -p warning -o cat --no-pager -q")
 }
 
