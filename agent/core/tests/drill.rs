@@ -150,6 +150,10 @@ fn where_the_mode_places_no_guard_none_is_drilled() {
     assert_eq!(guards(&seen, &targets, Stand::Lifeline), []);
 }
 
+fn tables<'a>(seen: &'a Observation, rules: &'a [Rule]) -> Tables<'a> {
+    Tables { rules, routes: &seen.routes, links: &seen.links, threats: &[], marks: &[] }
+}
+
 #[test]
 fn the_real_guard_sees_nothing_of_it_and_it_nothing_of_the_real_guards_destinations() {
     let api = "203.0.113.10".parse().unwrap();
@@ -158,18 +162,11 @@ fn the_real_guard_sees_nothing_of_it_and_it_nothing_of_the_real_guards_destinati
     known.expected =
         vec![Expected { prefix: "203.0.113.10".parse().unwrap(), ask: api, ..targets[0].clone() }];
     let own: Vec<Rule> = seen.rules.iter().filter(|r| !drill::is_rule(r)).cloned().collect();
-    let tables = |rules| Tables {
-        rules,
-        routes: &seen.routes,
-        links: &seen.links,
-        threats: &[],
-        marks: &[],
-    };
     let policy = Policy::default();
-    let wanted = guard::wanted(tables(&own), &known, &known.routes, &policy, Stand::Guard);
+    let wanted = guard::wanted(tables(&seen, &own), &known, &known.routes, &policy, Stand::Guard);
     let without = look("");
     let as_ever = guard::wanted(
-        Tables { routes: &without.routes, ..tables(&without.rules) },
+        tables(&without, &without.rules),
         &known,
         &known.routes,
         &policy,
@@ -181,11 +178,11 @@ fn the_real_guard_sees_nothing_of_it_and_it_nothing_of_the_real_guards_destinati
     seen.rules.extend(guards(&seen, &targets, Stand::Guard));
     let foreign =
         text::read("rule 5270 lookup 52\nroute 52 default dev tun0 proto boot\n").unwrap();
-    let with_both = [own.clone(), foreign.rules].concat();
+    let with_both = [own, foreign.rules].concat();
     let mut routes = seen.routes.clone();
     routes.extend(foreign.routes);
     let real = guard::wanted(
-        Tables { routes: &routes, ..tables(&with_both) },
+        Tables { routes: &routes, ..tables(&seen, &with_both) },
         &known,
         &known.routes,
         &policy,
