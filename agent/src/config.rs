@@ -95,7 +95,7 @@ pub struct Limits {
     pub connections: usize,
     /// How many of those only operators get.
     pub reserved: usize,
-    /// Unfinished handshakes at once, 1 to 256; a newcomer displaces the oldest.
+    /// Unfinished handshakes at once, 1 to 256; a newcomer displaces who has not greeted for longest.
     pub handshakes: usize,
     /// The same for one source address.
     pub handshakes_per_source: usize,

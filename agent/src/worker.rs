@@ -1,5 +1,7 @@
 //! The real node: looks, hands and guard behind the one trait that recoveries are written against.
 
+mod drill;
+
 use crate::act::{Hands, Paths};
 use crate::children::Call;
 use crate::guard::{Guard, Note, Order};
@@ -9,6 +11,7 @@ use crate::runs::Node;
 use crate::sight::chain;
 use lifeline_core::baseline::{self, Baseline};
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
+use lifeline_core::drill::Trial;
 use lifeline_core::engine::Failure;
 use lifeline_core::filter::{self, Marked};
 use lifeline_core::guard::Stand;
@@ -31,8 +34,7 @@ pub struct Worker {
     guard: Guard,
     kernel: Kernel,
     paths: Paths,
-    mode: Mode,
-    unit: String,
+    policy: Policy,
     told: Arc<Mutex<Told>>,
 }
 
@@ -52,6 +54,7 @@ struct Told {
     forgiven: u64,
     /// What the packet filter writes on critical calls.
     marks: Vec<Marked>,
+    drill: drill::Seat,
 }
 
 impl Worker {
@@ -66,8 +69,7 @@ impl Worker {
     ) -> Self {
         let told = Arc::new(Mutex::new(Told { base, ..Told::default() }));
         tokio::spawn(bury(guard.notes(), kernel.clone(), Arc::clone(&told)));
-        let (mode, unit) = (policy.mode, policy.unit.clone());
-        Self { look, guard, kernel, paths, mode, unit, told }
+        Self { look, guard, kernel, paths, policy: policy.clone(), told }
     }
 
     fn hands(&self, run: &str) -> Hands {
@@ -81,7 +83,7 @@ impl Worker {
     /// What should stand, by all that has been told.
     fn order(&self) -> Order {
         let told = self.told();
-        let stand = match (self.mode, told.recovering) {
+        let stand = match (self.policy.mode, told.recovering) {
             (Mode::Observe, false) => Stand::Lifeline,
             // Somebody changed it on purpose and it works: nothing of ours is put in its way.
             _ if told.moved => Stand::Lifeline,
@@ -94,6 +96,7 @@ impl Worker {
             moved: told.moved,
             forgiven: told.forgiven,
             marks: told.marks.clone(),
+            drill: told.drill.order.clone(),
         }
     }
 }
@@ -152,7 +155,15 @@ impl Node for Worker {
 
     async fn testify(&self) -> Vec<(&'static str, Vec<u8>)> {
         let tail = Call::new("journalctl")
-            .args(["-u", self.unit.as_str(), "-n", "500", "--no-pager", "-o", "short-iso-precise"])
+            .args([
+                "-u",
+                self.policy.unit.as_str(),
+                "-n",
+                "500",
+                "--no-pager",
+                "-o",
+                "short-iso-precise",
+            ])
             .limit(Duration::from_secs(3));
         let said = match tail.run().await.and_then(crate::children::Ran::checked) {
             Ok(ran) => ran.stdout,
@@ -181,7 +192,20 @@ impl Node for Worker {
             // A recovery that ends without success leaves its guard: the operator asked for help, and a node that is
             // contained is better than one that is cut off. It goes when a look says that it is not needed.
             told.recovering = recovering || told.needed;
+            if recovering {
+                told.drill.break_off("a recovery has begun");
+            }
         }
+        self.guard.order(self.order());
+        self.guard.settled(GUARD).await;
+    }
+
+    async fn drill(&self, base: Arc<Baseline>) -> Result<Trial, String> {
+        drill::run(self, &base).await
+    }
+
+    async fn end_drill(&self, why: &str) {
+        self.told().drill.break_off(why);
         self.guard.order(self.order());
         self.guard.settled(GUARD).await;
     }
@@ -226,6 +250,9 @@ impl Node for Worker {
                 | Verdict::Upstream
                 | Verdict::Unknown => {}
             }
+            if diagnosis.verdict != Verdict::Healthy {
+                told.drill.break_off(&format!("the node is {}", diagnosis.verdict));
+            }
             told.base = Some(base.clone());
             // What could not be read is not gone.
             let filters =
@@ -238,7 +265,8 @@ impl Node for Worker {
         let same = before.stand == after.stand
             && before.moved == after.moved
             && before.base.as_deref() == after.base.as_deref()
-            && before.marks == after.marks;
+            && before.marks == after.marks
+            && before.drill == after.drill;
         if !same {
             self.guard.order(after);
         }

@@ -130,7 +130,14 @@ async fn until(what: &str, limit: Duration, holds: impl Fn() -> bool) -> Duratio
 async fn stand(stand: Stand) -> (Kernel, Guard) {
     let kernel = Kernel::open().unwrap();
     let base = baseline(&kernel).await;
-    let order = Order { stand, base: Some(base), moved: false, forgiven: 0, marks: Vec::new() };
+    let order = Order {
+        stand,
+        base: Some(base),
+        moved: false,
+        forgiven: 0,
+        marks: Vec::new(),
+        drill: None,
+    };
     let guard = Guard::start(kernel.clone(), Policy::default(), order).unwrap();
     let state = guard.settled(Duration::from_secs(5)).await;
     assert_eq!(state.trouble, None);
@@ -212,6 +219,7 @@ fn who_captures_again_without_a_warning_finds_the_guard_still_standing() {
             moved: false,
             forgiven: 1,
             marks: Vec::new(),
+            drill: None,
         });
         guard.settled(Duration::from_secs(2)).await;
         assert!(!ip("rule").contains("to 203.0.113.10"), "it goes at once");
@@ -296,6 +304,7 @@ fn the_guard_goes_when_the_captor_has_gone_and_nothing_of_ours_stays_when_told_s
             moved: false,
             forgiven: 0,
             marks: Vec::new(),
+            drill: None,
         });
         guard.settled(Duration::from_secs(2)).await;
         assert_eq!(before, tables());

@@ -17,7 +17,9 @@ use lifeline_proto::v1 as wire;
 use lifeline_proto::v1::lifeline_client::LifelineClient;
 use rcgen::{ExtendedKeyUsagePurpose, KeyPair};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_stream::StreamExt;
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -56,6 +58,19 @@ async fn each_who_may_not_come_in_hears_why() {
         assert_eq!(status.code(), code, "{status}");
         assert!(status.message().contains(words), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_drill_is_for_operators_and_for_nodes_that_are_well() {
+    let ca = authority();
+    let (agent, _) = agent(&ca).await;
+    let mut viewer = agent.dial(&ca, Some(issue(&ca, &VIEWER))).await.unwrap();
+    let status = viewer.drill(wire::DrillRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    let mut operator = agent.dial(&ca, Some(issue(&ca, &OPERATOR))).await.unwrap();
+    let status = operator.drill(wire::DrillRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().starts_with("drill calypso: it is Captured: "), "{status}");
 }
 
 #[tokio::test]
@@ -210,6 +225,65 @@ async fn a_thousand_idle_connections_from_the_same_address_keep_no_operator_out(
     let mut operator = agent.dial(&ca, Some(issue(&ca, &OPERATOR))).await.unwrap();
     operator.status(wire::StatusRequest {}).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+/// Carries connections to the agent, and its answers only after a while, as a long line does.
+async fn long_line(to: std::net::SocketAddr, delay: Duration) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = tokio::net::TcpStream::connect(to).await.unwrap();
+            let ((mut near_in, mut near_out), (mut far_in, mut far_out)) =
+                (near.into_split(), far.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut near_in, &mut far_out).await });
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 64 << 10];
+                while let Ok(n @ 1..) = far_in.read(&mut bytes).await {
+                    tokio::time::sleep(delay).await;
+                    if near_out.write_all(&bytes[..n]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    at
+}
+
+#[tokio::test]
+async fn who_is_in_the_middle_of_a_handshake_is_not_displaced_by_hundreds_who_say_nothing() {
+    let ca = authority();
+    let (agent, _) = agent(&ca).await;
+    let at = agent.at;
+    // From the operator's own address, some hundred a second: each says nothing, or what no TLS client says.
+    let (tell, count) = (Arc::new(AtomicUsize::new(0)), 4);
+    for n in 0..count {
+        let tell = tell.clone();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            loop {
+                let socket = tokio::net::TcpStream::connect(at).await.unwrap();
+                if n == 0 {
+                    drop(socket.try_write(b"GET / HTTP/1.1\r\n\r\n"));
+                }
+                held.push(socket);
+                tell.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let line = long_line(at, Duration::from_millis(150)).await;
+    let (begun, before) = (Instant::now(), tell.load(Ordering::Relaxed));
+    let mut operator = agent
+        .dial_at(line, &ca, Some(issue(&ca, &OPERATOR)))
+        .await
+        .expect("let in at the first try");
+    operator.status(wire::StatusRequest {}).await.unwrap();
+    let others = tell.load(Ordering::Relaxed) - before;
+    assert!(others > 50, "only {others} came within {:?}: it proves nothing", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

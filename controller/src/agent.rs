@@ -250,6 +250,12 @@ impl Agent {
         self.ask("tell its log", LOOK, c.logs(request)).await
     }
 
+    /// Captures an address that nobody uses, and says what became of it.
+    pub async fn drill(&self) -> Result<wire::DrillReply, AgentError> {
+        let mut c = self.client.clone();
+        self.ask("drill", LOOK, c.drill(wire::DrillRequest {})).await
+    }
+
     /// The incident that was named, or the one under way, or the newest.
     pub async fn incident(&self, named: &str) -> Result<String, CommandError> {
         if !named.is_empty() {

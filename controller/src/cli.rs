@@ -123,6 +123,8 @@ pub enum Verb {
     Rights(verbs::rights::Args),
     /// Look whether everything is there that a recovery will need
     Check(verbs::check::Args),
+    /// Prove on a live node that a capture is seen and met, harmlessly, and how fast
+    Drill(verbs::drill::Args),
     /// Put the agent on a node over SSH, or a newer one in its place
     Install(verbs::install::Args),
     /// Take the agent and all it made away from a node

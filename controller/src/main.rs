@@ -104,6 +104,7 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::Verify(args) => verbs::verify::run(args, &cli.global, out).await,
         Verb::Rights(args) => verbs::rights::run(args, &cli.global, out).await,
         Verb::Check(args) => verbs::check::run(args, &cli.global, out).await,
+        Verb::Drill(args) => verbs::drill::run(args, &session()?).await,
         Verb::Install(args) => verbs::install::run(args, &cli.global, out).await,
         Verb::Uninstall(args) => verbs::uninstall::run(args, &cli.global, out).await,
         Verb::Audit(args) => verbs::audit::run(args, &cli.global, out).await,

@@ -47,6 +47,8 @@ pub struct State {
     pub ready: Option<String>,
     /// Pages of its log, in order.
     pub pages: VecDeque<wire::LogsReply>,
+    /// What a drill shows; refused without one.
+    pub drill: Option<wire::DrillReply>,
     /// Where its certificate and key lie.
     pub papers: PathBuf,
 }
@@ -78,6 +80,7 @@ impl StandIn {
                 denied: Vec::new(),
                 ready: None,
                 pages: VecDeque::new(),
+                drill: None,
                 papers: PathBuf::new(),
             }),
         }
@@ -302,6 +305,16 @@ impl Lifeline for Shared {
                 Err(Status::failed_precondition(format!("run {run} asks for no confirmation")))
             }
         }
+    }
+
+    async fn drill(
+        &self,
+        _: Request<wire::DrillRequest>,
+    ) -> Result<Response<wire::DrillReply>, Status> {
+        self.0.note("drill");
+        let refused = "drill calypso: it is Captured: the API is behind tailscale0";
+        let told = self.0.state().drill.clone();
+        told.map(Response::new).ok_or_else(|| Status::failed_precondition(refused))
     }
 
     async fn reboot(

@@ -3,6 +3,7 @@
 use crate::agent::StandIn;
 use crate::desk::Desk;
 use crate::story::Story;
+use lifeline_proto::v1 as wire;
 use serde_json::Value;
 use std::path::Path;
 
@@ -47,12 +48,27 @@ fn golden(verb: &str, mut value: Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verbs_document_is_as_it_was_promised() {
     let desk = Desk::new().await;
-    let (at, _agent) =
+    let (at, agent) =
         StandIn::captured(vec![Story::recovered()]).serve(&desk, "calypso", "pki").await;
     desk.configure(&[at]);
+    let step = |name: &str, micros, target: &str| wire::DrillStep {
+        name: name.into(),
+        outcome: wire::drill_step::Outcome::Passed.into(),
+        text: "what was seen".into(),
+        micros,
+        target: target.into(),
+    };
+    agent.state().drill = Some(wire::DrillReply {
+        steps: vec![
+            step("guard", Some(10_340), "T1: ≤ 300 ms, at most 1 s"),
+            step("see-through", None, ""),
+        ],
+        proven: true,
+        mode: "heal".into(),
+    });
     let heal = ["heal", "calypso", "--yes", "--report", "incident.md"];
     // In the order of an incident.
-    let verbs: [(&[&str], i32); 10] = [
+    let verbs: [(&[&str], i32); 11] = [
         (&["status"], 3),
         (&["diagnose", "calypso"], 3),
         (&["plan", "calypso"], 0),
@@ -62,6 +78,7 @@ async fn every_verbs_document_is_as_it_was_promised() {
         (&["history", "calypso"], 0),
         (&["undo", "calypso", "r-2", "--yes"], 0),
         (&["baseline", "show", "calypso"], 0),
+        (&["drill", "calypso"], 0),
         (&["pki", "show", "me/operator.crt"], 0),
     ];
     for (args, code) in verbs {

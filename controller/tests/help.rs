@@ -30,6 +30,7 @@ async fn help_is_as_it_was_agreed() {
         "verify",
         "rights",
         "check",
+        "drill",
         "install",
         "uninstall",
         "audit",

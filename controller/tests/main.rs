@@ -14,6 +14,7 @@ mod config;
 #[cfg(target_os = "linux")]
 mod control;
 mod documents;
+mod drill;
 mod fleet;
 mod habits;
 mod heal;

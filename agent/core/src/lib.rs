@@ -6,7 +6,7 @@
 //! Reading order: [`net`] and [`observation`] (what was seen), [`baseline`] and [`critical`] (what should be),
 //! [`fib`] (where a packet leaves), [`faults`] and [`diagnosis`] (what is wrong), [`op`] and [`plan`] (what to do),
 //! [`check`] (a second opinion), [`engine`] (doing it so that a crash does no harm), [`incident`] (from rung to rung),
-//! [`guard`] (rung 1), [`report`] (telling it).
+//! [`guard`] (rung 1), [`drill`] (proving it), [`report`] (telling it).
 #![no_std]
 #![deny(missing_docs)]
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -20,6 +20,7 @@ pub mod check;
 pub mod clock;
 pub mod critical;
 pub mod diagnosis;
+pub mod drill;
 pub mod engine;
 pub mod evidence;
 pub mod faults;

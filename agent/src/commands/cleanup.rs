@@ -22,6 +22,7 @@ pub fn cleanup(path: &Path) -> anyhow::Result<()> {
             moved: false,
             forgiven: 0,
             marks: Vec::new(),
+            drill: None,
         };
         let guard =
             Guard::start(kernel, config.policy, order).context("reach the kernel's routing")?;

@@ -16,7 +16,7 @@ use lifeline_agent::look::{Look, Places};
 use lifeline_agent::metrics;
 use lifeline_agent::netlink::Kernel;
 use lifeline_agent::papers::Papers;
-use lifeline_agent::runs::{Parts, Runs};
+use lifeline_agent::runs::{Node, Parts, Runs};
 use lifeline_agent::serve::service::{About, Service};
 use lifeline_agent::serve::{answer, door};
 use lifeline_agent::sight::{Sight, chain};
@@ -145,8 +145,14 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     };
     let look = Look::new(kernel.clone(), places);
     let stand = if policy.mode == Mode::Observe { Stand::Lifeline } else { Stand::Guard };
-    let order =
-        Order { stand, base: store.baseline(), moved: false, forgiven: 0, marks: Vec::new() };
+    let order = Order {
+        stand,
+        base: store.baseline(),
+        moved: false,
+        forgiven: 0,
+        marks: Vec::new(),
+        drill: None,
+    };
     // Before the first full look: a node that boots captured is guarded in milliseconds, by what it remembers.
     let guard =
         Guard::start(kernel.clone(), config.policy.clone(), order).context("start the guard")?;
@@ -186,7 +192,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         runs: runs.clone(),
         sight: sight.clone(),
         store: store.clone(),
-        node,
+        node: node.clone(),
         policy,
         trust: trust.clone(),
         papers: papers.clone(),
@@ -255,6 +261,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     for task in [hints, alone, trying, telling] {
         task.abort();
     }
+    node.end_drill("the agent stops").await;
     runs.leave().await;
     stop.send_replace(true);
     goodbye(doors).await;

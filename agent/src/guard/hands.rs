@@ -1,6 +1,7 @@
 //! The guard's quick look, and the batch it puts in place.
 
 use crate::netlink::{Kernel, LinkNames, NetlinkError, victim};
+use lifeline_core::drill;
 use lifeline_core::fib::PROTOCOL;
 use lifeline_core::guard::Changes;
 use lifeline_core::net::Family;
@@ -9,7 +10,10 @@ use rtnetlink::packet_route::route::RouteMessage;
 
 /// Links, addresses, rules and routes: all a guard is judged by.
 pub struct Quick {
+    /// Without a drill's: by these alone the real guard is judged.
     pub rules: Vec<Rule>,
+    /// A drill's.
+    pub drill: Vec<Rule>,
     pub routes: Vec<Route>,
     pub links: Vec<Link>,
     pub addrs: Vec<Addr>,
@@ -26,8 +30,9 @@ impl Quick {
         for family in Family::ALL {
             rules.extend(kernel.rules(family).await?.into_iter().map(|(r, _)| r));
         }
+        let drill = rules.extract_if(.., |r| drill::is_rule(r)).collect();
         let (routes, messages) = kernel.routes(&names).await?.into_iter().unzip();
-        Ok(Self { rules, routes, links, addrs, names, messages })
+        Ok(Self { rules, drill, routes, links, addrs, names, messages })
     }
 
     /// Unicast routes of `main`.

@@ -3,10 +3,12 @@
 //! A reconciler of its own, outside the engine: it looks at links, rules and routes only, puts one batch in place, and tells
 //! of it afterwards. It has no budget, only a rate limit: a tool that flaps its rules must not tire the guard out.
 
+mod drill;
 mod hands;
 
 use crate::event;
 use crate::netlink::{Hint, Kernel, NetlinkError};
+pub use drill::{Drill, Drilled};
 use hands::Quick;
 use lifeline_core::baseline::Baseline;
 use lifeline_core::fib::Answer;
@@ -45,6 +47,8 @@ pub struct Order {
     pub forgiven: u64,
     /// What the packet filter writes on critical calls, as of the last full look: the guard does not read it itself.
     pub marks: Vec<Marked>,
+    /// The drill under way.
+    pub drill: Option<Drill>,
 }
 
 /// How it stands.
@@ -60,6 +64,8 @@ pub struct State {
     pub trouble: Option<String>,
     /// How often it has been raised.
     pub raised: u64,
+    /// How a drill goes.
+    pub drill: Drilled,
 }
 
 /// Something that has happened.
@@ -147,6 +153,8 @@ impl Guard {
             standing: false,
             anew: false,
             forgiven: 0,
+            hinted: None,
+            drill: drill::Keeper::default(),
         };
         let task = tokio::spawn(async move { keeper.keep(events).await });
         Ok(Self { order, state, notes, task })
@@ -167,6 +175,12 @@ impl Guard {
         // On a time-out the last state is given as it is: its `done` says that it is older.
         let _in_time = timeout(limit, state.wait_for(|s| s.done >= wanted)).await.is_ok();
         self.state()
+    }
+
+    /// Waits until it stands as is wished, at most `limit`; says whether it does.
+    pub async fn wait(&self, limit: Duration, wish: impl FnMut(&State) -> bool) -> bool {
+        let mut state = self.state.clone();
+        timeout(limit, state.wait_for(wish)).await.is_ok_and(|s| s.is_ok())
     }
 
     /// How it stands now.
@@ -201,6 +215,9 @@ struct Keeper {
     anew: bool,
     /// As of the last order.
     forgiven: u64,
+    /// When an event of a rule came that no look has answered yet.
+    hinted: Option<Instant>,
+    drill: drill::Keeper,
 }
 
 impl Keeper {
@@ -219,6 +236,9 @@ impl Keeper {
                 hints = events.next() => match hints {
                     Some(hints) => {
                         self.anew |= hints.contains(&Hint::RuleAdded);
+                        if hints.contains(&Hint::Rule) {
+                            self.hinted.get_or_insert_with(Instant::now);
+                        }
                         sleep(COALESCE).await;
                     }
                     // The socket is gone: open anew, and look at once, as something may have been missed.
@@ -242,6 +262,7 @@ impl Keeper {
 
     /// Looks, judges, and puts one batch in place. Gives how long to wait at most before the next look.
     async fn reconcile(&mut self, order: &Order) -> Result<Duration, NetlinkError> {
+        let hinted = self.hinted.take();
         let quick = Quick::look(&self.kernel).await?;
         let derived = Baseline::default();
         let base = order.base.as_deref().unwrap_or(&derived);
@@ -294,6 +315,10 @@ impl Keeper {
         let rises = wanted.guarded && !self.standing;
         let sources = if rises { sources(&quick, base, &order.marks) } else { Vec::new() };
         self.announce(&wanted, added, sources);
+        // Last: nobody waits for the real guard because of a drill.
+        let now = drill::Now { hinted, ms: now_ms };
+        self.drill.reconcile(&self.kernel, &self.policy, &quick, order, now).await?;
+        self.tell.send_modify(|s| s.drill = self.drill.told.clone());
         Ok(again)
     }
 

@@ -23,10 +23,11 @@ pub use units::changes as unit_changes;
 use crate::clock::Clock;
 use crate::netlink::{Kernel, LinkNames, NetlinkError};
 use lifeline_core::baseline::Expected;
+use lifeline_core::drill;
 use lifeline_core::fib;
 use lifeline_core::net::Family;
 use lifeline_core::observation::{
-    Cluster, Gap, HostPorts, Mark, Observation, Process, Resolv, Rule, Sense, Through,
+    Cluster, Gap, HostPorts, Mark, Observation, Process, Reach, Resolv, Rule, Sense, Through,
 };
 use lifeline_core::policy::Policy;
 use std::collections::BTreeMap;
@@ -108,6 +109,17 @@ impl<T: Default> Seen<T> {
     fn nothing(what: Sense, why: impl Into<String>) -> Self {
         Self { found: T::default(), gaps: vec![Gap { what, why: why.into() }] }
     }
+}
+
+/// A call to an API server, and how it went.
+#[derive(Debug)]
+pub struct Called {
+    /// Which.
+    pub api: SocketAddr,
+    /// How far it got.
+    pub reach: Reach,
+    /// How long that took.
+    pub took: Duration,
 }
 
 /// Looks at the node.
@@ -221,6 +233,21 @@ impl Look {
         seen.xfrm = xfrm.unpack(&mut seen.gaps);
     }
 
+    /// Calls the API servers along the lifeline path, all at once, and says how long each took to answer TLS.
+    ///
+    /// # Errors
+    /// Says why nobody can be called.
+    pub async fn call_by_lifeline(&self, api: &[SocketAddr]) -> Result<Vec<Called>, String> {
+        let config = handshake::config(&self.places.k3s.join("agent/server-ca.crt"), None)?;
+        let (config, mark) = (&config, mark_of(Through::Lifeline, &self.places.policy));
+        let calls = api.iter().map(|api| async move {
+            let (patience, _answer) = handshake::Patience::new(LIMIT);
+            let call = handshake::call(*api, mark, config, &patience).await;
+            Called { api: *api, reach: call.reach, took: patience.taken() }
+        });
+        Ok(futures_util::future::join_all(calls).await)
+    }
+
     /// Devices, addresses, rules, routes, and where the critical destinations leave. Some milliseconds.
     pub async fn quick(&self) -> Observation {
         let mut seen = self.tables().await;
@@ -243,6 +270,9 @@ impl Look {
             seen.rules.extend(rules.into_iter().map(|(rule, _)| rule));
         }
         seen.routes = netlinked(Sense::Routes, self.kernel.bare_routes(&names)).await.unpack(gaps);
+        // A drill is nobody's fault: it is neither judged nor learnt.
+        seen.rules.retain(|r| !drill::is_rule(r));
+        seen.routes.retain(|r| !drill::is_route(r));
         seen
     }
 

@@ -4,6 +4,7 @@
 //! one hint.
 
 use super::{Kernel, NetlinkError, widen};
+use lifeline_core::drill;
 use lifeline_core::fib::PROTOCOL;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::{
@@ -183,13 +184,13 @@ async fn listen(socket: TokioSocket, shared: Arc<Shared>) {
     shared.bell.notify_one();
 }
 
-/// Does a rule's message carry our protocol? Attributes follow a netlink header of 16 and a rule's of 12 bytes.
+/// Does a rule's message carry our protocol, or a drill's, which is no warning of anything? Attributes follow a netlink header of 16 and a rule's of 12 bytes.
 fn is_ours(message: &[u8]) -> bool {
     let mut attributes = message.get(28..).unwrap_or_default();
     while let [a, b, c, d, value, ..] = *attributes {
         let (len, kind) = (usize::from(u16::from_ne_bytes([a, b])), u16::from_ne_bytes([c, d]));
         if kind == FRA_PROTOCOL {
-            return value == PROTOCOL;
+            return [PROTOCOL, drill::PROTOCOL].contains(&value);
         }
         // Shorter than its own header cannot be: what follows cannot be told, and is taken for somebody's.
         if len < 4 {
@@ -253,6 +254,7 @@ mod tests {
             |protocol| rule(32, &[attribute(6, 1), attribute(FRA_PROTOCOL, protocol)].concat());
         let added = Hint::Rule as u8 | Hint::RuleAdded as u8;
         assert_eq!(hints(&of(PROTOCOL)), Hint::Rule as u8);
+        assert_eq!(hints(&of(drill::PROTOCOL)), Hint::Rule as u8);
         assert_eq!(hints(&of(0)), added);
         assert_eq!(
             hints(&rule(32, &[])),

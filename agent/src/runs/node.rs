@@ -2,6 +2,7 @@
 
 use lifeline_core::baseline::Baseline;
 use lifeline_core::diagnosis::Diagnosis;
+use lifeline_core::drill::Trial;
 use lifeline_core::engine::Failure;
 use lifeline_core::incident::{Climb, Incident};
 use lifeline_core::observation::Observation;
@@ -26,6 +27,19 @@ pub trait Node: Send + Sync + 'static {
         op: &NodeOp,
         before: &Seen,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Captures addresses that nobody uses, and says what became of it; begins and ends with the kernel's tables as they are.
+    ///
+    /// # Errors
+    /// Says why nothing was tried.
+    fn drill(&self, _base: Arc<Baseline>) -> impl Future<Output = Result<Trial, String>> + Send {
+        async { Err("this is no machine to be drilled".to_string()) }
+    }
+
+    /// Ends a drill that is under way; returns when nothing of it is left.
+    fn end_drill(&self, _why: &str) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 
     /// While a recovery is under way the guard may stand, whatever the mode. Returns when it has been seen to.
     fn hold(&self, recovering: bool) -> impl Future<Output = ()> + Send;

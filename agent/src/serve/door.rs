@@ -1,8 +1,9 @@
 //! The doors: who is let in, how many at once, and how long a handshake may take. What they want is not its business.
 //!
-//! Why a newcomer displaces the oldest unfinished handshake: thousands of idle connections can be opened for nothing, from
-//! the very address an operator calls from. Refusing newcomers would let them lock the operator out; a real handshake takes
-//! milliseconds and is through long before it is the oldest.
+//! Why a newcomer displaces an unfinished handshake: thousands of idle connections can be opened for nothing, from the very
+//! address an operator calls from. Refusing newcomers would let them lock the operator out. Who is being sent away goes first, then
+//! who has not greeted for longest: on a long line a real handshake takes longer than it takes hundreds to come, but a greeting
+//! comes with the connection.
 
 use crate::config::Limits;
 use crate::roles::Refused;
@@ -18,12 +19,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// What is let in.
@@ -53,7 +56,8 @@ pub fn listen(at: SocketAddr, mark: u32) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.set_keepalive(true)?;
     socket.bind(&SockAddr::from(at))?;
-    socket.listen(128)?;
+    // Thousands who come at once must not fill it before the loop comes round: a lost SYN costs its sender a second.
+    socket.listen(1024)?;
     TcpListener::from_std(socket.into())
 }
 
@@ -122,8 +126,9 @@ pub fn open(listener: TcpListener, trust: Arc<ArcSwapOption<Trust>>, limits: &Li
                 accepted = listener.accept() => match accepted {
                     Ok((io, from)) => {
                         queue.make_room(from);
-                        let task = handshakes.spawn(hall.clone().greet(io, from));
-                        queue.enter(from, task);
+                        let stage = Stage::begin();
+                        let task = handshakes.spawn(hall.clone().greet(io, from, stage.clone()));
+                        queue.enter(from, stage, task);
                     }
                     Err(why) => pause("listener", &why).await,
                 },
@@ -152,9 +157,38 @@ async fn pause(what: &str, why: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
+/// How far a handshake is: the lower, the sooner it is displaced.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Stage {
+    /// Is told why it may not come in, and has nothing more to say.
+    Leaving = 0,
+    /// Has not said a whole greeting.
+    Silent = 1,
+    /// Has greeted, was answered, and its certificate is on its way.
+    Greeted = 2,
+}
+
+impl Stage {
+    fn begin() -> Arc<AtomicU8> {
+        Arc::new(AtomicU8::new(Self::Silent as u8))
+    }
+
+    fn set(self, of: &AtomicU8) {
+        of.store(self as u8, Ordering::Relaxed);
+    }
+}
+
+/// An unfinished handshake.
+struct Waiting {
+    source: IpAddr,
+    stage: Arc<AtomicU8>,
+    task: AbortHandle,
+}
+
 /// Unfinished handshakes, oldest first.
 struct Queue {
-    waiting: VecDeque<(IpAddr, AbortHandle)>,
+    waiting: VecDeque<Waiting>,
     most: usize,
     most_per_source: usize,
 }
@@ -170,27 +204,29 @@ impl Queue {
 
     fn make_room(&mut self, from: SocketAddr) {
         let source = source(from.ip());
-        if self.waiting.iter().filter(|(s, _)| *s == source).count() >= self.most_per_source {
-            let oldest = self.waiting.iter().position(|(s, _)| *s == source);
-            self.displace(oldest);
+        if self.waiting.iter().filter(|w| w.source == source).count() >= self.most_per_source {
+            self.displace(|w| w.source == source);
         } else if self.waiting.len() >= self.most {
-            self.displace(Some(0));
+            self.displace(|_| true);
         }
     }
 
-    fn displace(&mut self, at: Option<usize>) {
-        if let Some((source, task)) = at.and_then(|at| self.waiting.remove(at)) {
-            task.abort();
-            tracing::debug!("a handshake with {source} was displaced by a newer one");
+    /// The oldest of the least far.
+    fn displace(&mut self, mine: impl Fn(&Waiting) -> bool) {
+        let all = self.waiting.iter().enumerate().filter(|(_, w)| mine(w));
+        let at = all.min_by_key(|(at, w)| (w.stage.load(Ordering::Relaxed), *at)).map(|(at, _)| at);
+        if let Some(gone) = at.and_then(|at| self.waiting.remove(at)) {
+            gone.task.abort();
+            tracing::debug!("a handshake with {} was displaced by a newer one", gone.source);
         }
     }
 
-    fn enter(&mut self, from: SocketAddr, task: AbortHandle) {
-        self.waiting.push_back((source(from.ip()), task));
+    fn enter(&mut self, from: SocketAddr, stage: Arc<AtomicU8>, task: AbortHandle) {
+        self.waiting.push_back(Waiting { source: source(from.ip()), stage, task });
     }
 
     fn leave(&mut self, id: tokio::task::Id) {
-        self.waiting.retain(|(_, task)| task.id() != id);
+        self.waiting.retain(|w| w.task.id() != id);
     }
 }
 
@@ -210,17 +246,25 @@ struct Hall {
 }
 
 impl Hall {
-    async fn greet(self: Arc<Self>, io: TcpStream, from: SocketAddr) -> Option<Conn> {
+    async fn greet(
+        self: Arc<Self>,
+        io: TcpStream,
+        from: SocketAddr,
+        stage: Arc<AtomicU8>,
+    ) -> Option<Conn> {
         let trust = self.trust.load_full()?;
         if let Err(why) = io.set_nodelay(true) {
             tracing::debug!("set no-delay for {from}: {why}");
         }
-        let handshake = TlsAcceptor::from(trust.server()).accept(io).into_fallible();
+        let handshake = shake_hands(io, &trust, &stage);
         let tls = match tokio::time::timeout(self.deadline, handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err((why, io))) => {
                 tracing::info!("{from} was turned away: {}", in_our_words(&why));
-                see_off(io).await;
+                Stage::Leaving.set(&stage);
+                if let Some(io) = io {
+                    see_off(io).await;
+                }
                 return None;
             }
             Err(_) => {
@@ -246,6 +290,22 @@ impl Hall {
         }
         Some(Seat(held))
     }
+}
+
+/// In two parts, to know who has greeted; what it failed on with the connection, to say so.
+async fn shake_hands(
+    io: TcpStream,
+    trust: &Trust,
+    stage: &AtomicU8,
+) -> Result<TlsStream<TcpStream>, (io::Error, Option<TcpStream>)> {
+    let mut greeting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io);
+    let start = match (&mut greeting).await {
+        Ok(start) => start,
+        Err(why) => return Err((why, greeting.take_io())),
+    };
+    Stage::Greeted.set(stage);
+    let rest = start.into_stream(trust.server()).into_fallible();
+    rest.await.map_err(|(why, io)| (why, Some(io)))
 }
 
 fn in_our_words(why: &io::Error) -> String {
@@ -282,6 +342,43 @@ async fn see_off(mut io: TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_is_sent_away_goes_first_then_who_is_silent_longest_and_who_has_greeted_last() {
+        let limits = Limits { handshakes: 5, handshakes_per_source: 4, ..Limits::default() };
+        let mut queue = Queue::new(&limits);
+        let (mine, other) =
+            ("192.0.2.1:9".parse().unwrap(), "192.0.2.2:9".parse::<SocketAddr>().unwrap());
+        let mut tasks = JoinSet::new();
+        let stages = [Stage::Greeted, Stage::Silent, Stage::Leaving, Stage::Silent];
+        for stage in stages {
+            let seat = Stage::begin();
+            stage.set(&seat);
+            queue.enter(mine, seat, tasks.spawn(std::future::pending::<()>()));
+        }
+        let seats = |queue: &Queue| -> Vec<(IpAddr, u8)> {
+            let of = |w: &Waiting| (w.source, w.stage.load(Ordering::Relaxed));
+            queue.waiting.iter().map(of).collect()
+        };
+        let come = |queue: &mut Queue, tasks: &mut JoinSet<()>, from| {
+            queue.make_room(from);
+            queue.enter(from, Stage::begin(), tasks.spawn(std::future::pending()));
+        };
+        let a = mine.ip();
+        come(&mut queue, &mut tasks, mine);
+        assert_eq!(seats(&queue), [(a, 2), (a, 1), (a, 1), (a, 1)], "the one sent away went");
+        let second = queue.waiting[1].task.id();
+        come(&mut queue, &mut tasks, mine);
+        assert!(queue.waiting.iter().all(|w| w.task.id() != second), "then the longest silent");
+        // Another source has its own seats, until all are taken: then whoever is silent goes, whosever.
+        come(&mut queue, &mut tasks, other);
+        come(&mut queue, &mut tasks, other);
+        let b = other.ip();
+        assert_eq!(seats(&queue), [(a, 2), (a, 1), (a, 1), (b, 1), (b, 1)]);
+        queue.waiting.iter().for_each(|w| Stage::Greeted.set(&w.stage));
+        come(&mut queue, &mut tasks, other);
+        assert_eq!(seats(&queue), [(a, 2), (a, 2), (b, 2), (b, 2), (b, 1)], "the oldest, at last");
+    }
 
     #[test]
     fn a_v6_caller_counts_by_its_64_and_a_mapped_one_as_v4() {

@@ -16,6 +16,7 @@ use arc_swap::ArcSwapOption;
 use futures_util::Stream;
 use lifeline_core::baseline;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
+use lifeline_core::drill;
 use lifeline_core::plan::Consent;
 use lifeline_core::policy::Policy;
 use lifeline_proto::v1 as wire;
@@ -319,6 +320,27 @@ impl<N: Node> Lifeline for Service<N> {
         let who = self.operator(&request)?;
         let serial = self.papers.take(&who, request.into_inner().chain).await?;
         answer(wire::TakeCertificateReply { serial })
+    }
+
+    async fn drill(&self, request: Request<wire::DrillRequest>) -> Answer<wire::DrillReply> {
+        let who = self.operator(&request)?;
+        let not_now =
+            |why| Status::failed_precondition(format!("drill {}: {why}", self.about.node));
+        let glance = self.sight.fresh().await;
+        let incident = self.runs.under_way();
+        if let Some(why) = drill::refusal(&glance.diagnosis, incident.as_deref()) {
+            return Err(not_now(why));
+        }
+        tracing::info!("{} asks for a drill", who.name());
+        let (node, base) = (self.node.clone(), glance.base.clone());
+        // In a task of its own: a caller who hangs up half-way leaves nothing half-done.
+        let trial = tokio::spawn(async move { node.drill(base).await }).await;
+        let trial = trial.map_err(|_| Status::internal("the drill has broken down"))?;
+        let steps = drill::steps(&trial.map_err(not_now)?);
+        for s in &steps {
+            tracing::info!("drill, {}: {}: {}", s.name, s.outcome.word(), s.seen);
+        }
+        answer(views::drill(&steps, self.policy.mode))
     }
 
     async fn logs(&self, request: Request<wire::LogsRequest>) -> Answer<wire::LogsReply> {

@@ -7,12 +7,13 @@ use crate::runs::story::{Item, What};
 use crate::sight::Glance;
 use lifeline_core::baseline::Provenance;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
+use lifeline_core::drill::{self, Outcome};
 use lifeline_core::net::Family;
 use lifeline_core::observation::Addr;
 use lifeline_core::op::{NodeOp, Op, Seen, Undo};
 use lifeline_core::plan::{Consent, NodePlan, Rung, Step};
 use lifeline_core::planner;
-use lifeline_core::policy::Policy;
+use lifeline_core::policy::{Mode, Policy};
 use lifeline_core::text::{route_line, rule_line};
 use lifeline_proto::v1 as wire;
 
@@ -263,4 +264,26 @@ pub fn logs(page: crate::log::Page) -> wire::LogsReply {
     };
     let lines = page.lines.into_iter().map(line).collect();
     wire::LogsReply { lines, cursor: page.cursor, cut: page.cut }
+}
+
+/// What a drill has shown.
+pub fn drill(steps: &[drill::Step], mode: Mode) -> wire::DrillReply {
+    use wire::drill_step::Outcome as Wire;
+    let outcome = |o| match o {
+        Outcome::Passed => Wire::Passed,
+        Outcome::Failed => Wire::Failed,
+        Outcome::Skipped => Wire::Skipped,
+    };
+    let step = |s: &drill::Step| wire::DrillStep {
+        name: s.name.to_string(),
+        outcome: outcome(s.outcome).into(),
+        text: s.seen.clone(),
+        micros: s.us,
+        target: s.target.unwrap_or_default().to_string(),
+    };
+    wire::DrillReply {
+        steps: steps.iter().map(step).collect(),
+        proven: drill::is_proven(steps),
+        mode: mode.word().to_string(),
+    }
 }

@@ -133,13 +133,23 @@ pub async fn agent(ca: &Authority) -> (Agent, Tls) {
 
 impl Agent {
     pub async fn dial(&self, ca: &Authority, who: Option<Identity>) -> Result<Client, String> {
+        self.dial_at(self.at, ca, who).await
+    }
+
+    /// By way of another address.
+    pub async fn dial_at(
+        &self,
+        at: SocketAddr,
+        ca: &Authority,
+        who: Option<Identity>,
+    ) -> Result<Client, String> {
         let mut tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(ca.pem()))
             .domain_name("calypso");
         if let Some(who) = who {
             tls = tls.identity(who);
         }
-        let endpoint = Endpoint::from_shared(format!("https://{}", self.at))
+        let endpoint = Endpoint::from_shared(format!("https://{at}"))
             .unwrap()
             .tls_config(tls)
             .unwrap()

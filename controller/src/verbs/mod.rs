@@ -10,6 +10,7 @@ pub mod cordon;
 pub mod delete;
 pub mod diagnose;
 pub mod drain;
+pub mod drill;
 pub mod faults;
 pub mod heal;
 pub mod history;

@@ -4,8 +4,10 @@
 //! that is not printed.
 
 mod capture;
+mod crowd;
 mod damage;
 mod figure;
+mod fleet;
 mod footprint;
 mod kills;
 pub(crate) mod probe;
@@ -75,6 +77,7 @@ const TIMED: &[Group] = &[
     Group { mode: "guard", ids: &["T1"], measure: capture::guarded },
     Group { mode: "heal", ids: &["T2", "T3"], measure: capture::healed },
     Group { mode: "guard", ids: &["T9", "T10", "T11"], measure: footprint::measure },
+    Group { mode: "guard", ids: &["T14"], measure: crowd::measure },
 ];
 
 /// Measures, and writes the JSON file. A group that fails is told and does not take the others with it.
@@ -88,6 +91,12 @@ pub fn measure(wanted: &Wanted, yes: bool, progress: &Progress) -> anyhow::Resul
         match done {
             Ok(more) => figures.extend(more.into_iter().filter(|f| wanted.any(&[f.id]))),
             Err(why) => failed.push(told(group.ids, &why, progress)),
+        }
+    }
+    if wanted.any(&["T12"]) {
+        match fleet::measure(wanted, progress) {
+            Ok(more) => figures.extend(more),
+            Err(why) => failed.push(told(&["T12"], &why, progress)),
         }
     }
     if wanted.any(&["T7"]) {

@@ -69,7 +69,7 @@ const LEASES: &str = "/var/lib/lifeline-lab/leases.jsonl";
 const HEAL_LIMIT: Duration = Duration::from_secs(100);
 
 /// Runs a case with the node's agent in another mode and nothing spent, and gives the mode back.
-fn in_mode(g: &Ground<'_>, mode: &str, case: impl FnOnce() -> Verdict) -> Verdict {
+pub(super) fn in_mode(g: &Ground<'_>, mode: &str, case: impl FnOnce() -> Verdict) -> Verdict {
     let set = |mode: &str| {
         g.sh(&format!(
             "sed -i 's/^mode = .*/mode = \"{mode}\"/' /etc/lifeline/agent.toml; \

@@ -3,6 +3,7 @@
 mod alone;
 mod cluster;
 mod crash;
+mod drill;
 mod filter;
 mod fleet;
 mod ground;
@@ -54,6 +55,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             heal::CASES,
             routing::CASES,
             near_miss::CASES,
+            drill::CASES,
             filter::CASES,
             kubelet::CASES,
             upstream::CASES,
