@@ -35,6 +35,7 @@ mod secret;
 mod session;
 mod sight;
 mod ssh;
+mod status_view;
 mod suggest;
 mod tls;
 mod verbs;
