@@ -240,14 +240,17 @@ impl Session {
                 return Err(unreached.into());
             }
         };
-        match reach::reach(node, &Road::Socket(tunnel.socket.clone())).await {
-            Ok(reached) => Ok(Agent::carried(reached, path, tunnel)),
-            Err(mut other) => {
-                other.tried.iter_mut().for_each(|t| t.path.clone_from(&path));
-                unreached.tried.append(&mut other.tried);
-                Err(unreached.into())
-            }
+        let mut other = match reach::reach(node, &Road::Socket(tunnel.socket.clone())).await {
+            Ok(reached) => return Ok(Agent::carried(reached, path, tunnel)),
+            Err(other) => other,
+        };
+        // One that was lent for a recovery answers at a socket of its own; mostly there is none, which is no news.
+        if let Ok(reached) = reach::reach(node, &Road::Socket(tunnel.lent.clone())).await {
+            return Ok(Agent::carried(reached, format!("{path}, a lent agent"), tunnel));
         }
+        other.tried.iter_mut().for_each(|t| t.path.clone_from(&path));
+        unreached.tried.append(&mut other.tried);
+        Err(unreached.into())
     }
 
     /// The certificate a node's agent shows; `None` over the unix socket, where it shows none.

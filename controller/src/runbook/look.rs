@@ -84,6 +84,29 @@ pub async fn look(
     Ok(looked)
 }
 
+/// One node whose agent could not be reached, as the API server has it; and what could not be seen.
+pub async fn unreached(
+    cluster: Option<&Cluster>,
+    name: &str,
+    why: String,
+) -> (NodeWas, Vec<String>) {
+    let mut was = NodeWas { name: name.to_owned(), unreached: Some(why), ..NodeWas::default() };
+    let Some(cluster) = cluster else {
+        return (was, vec!["the cluster's nodes: no API server could be asked".to_owned()]);
+    };
+    let gap = match cluster.nodes().await {
+        Err(e) => Some(format!("the cluster's nodes: {}", chain(&e))),
+        Ok(all) => match all.iter().find(|n| n.metadata.name.as_deref() == Some(name)) {
+            Some(node) => {
+                of_object(&mut was, node);
+                None
+            }
+            None => Some(format!("node {name}: the API server knows none of that name")),
+        },
+    };
+    (was, gap.into_iter().collect())
+}
+
 fn of_object(was: &mut NodeWas, node: &Node) {
     let member = Member::from(node.clone());
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());

@@ -27,6 +27,9 @@ pub struct Opened {
     pub report: Option<String>,
     /// What could not be seen, and why.
     pub gaps: Vec<String>,
+    /// It is one node's heal by other means than its agent, and no more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub heal: bool,
 }
 
 /// A node, as it was found.
@@ -61,6 +64,13 @@ pub struct NodeObject {
     pub pod_cidr: Option<String>,
     /// It carries the control plane.
     pub control_plane: bool,
+}
+
+impl Opened {
+    /// The node, when it is one node's heal.
+    pub fn heal_of(&self) -> Option<&str> {
+        self.nodes.first().map(|n| n.name.as_str()).filter(|_| self.heal)
+    }
 }
 
 impl NodeWas {

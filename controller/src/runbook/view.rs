@@ -171,7 +171,8 @@ fn leg(end: &LegEnd) -> String {
     }
 }
 
-fn node(end: &NodeEnd) -> String {
+/// How a node ended, for people.
+pub fn node(end: &NodeEnd) -> String {
     match end {
         NodeEnd::WasWell => "was well".to_owned(),
         NodeEnd::Healed(what) => format!("well again, by {what}"),
