@@ -87,9 +87,18 @@ async fn api_server(nodes: serde_json::Value) -> String {
                     };
                     nodes.as_array().unwrap().iter().map(lease).collect()
                 }
+                "/api/v1/namespaces/kube-system" => serde_json::json!([]),
                 other => panic!("{other}"),
             };
-            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items});
+            let list = match path {
+                "/api/v1/namespaces/kube-system" => {
+                    serde_json::json!({"apiVersion": "v1", "kind": "Namespace",
+                    "metadata": {"name": "kube-system", "uid": "c1"}})
+                }
+                _ => {
+                    serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
+                }
+            };
             let body = list.to_string();
             let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length";
             let answer = format!("{head}: {}\r\n\r\n{body}", body.len());
@@ -135,6 +144,10 @@ async fn workers_that_the_file_does_not_name_are_found_in_the_cluster() {
     assert_eq!(list[0]["via"], at.to_string(), "the file's word counts first");
     assert_eq!(list[1]["node"], "styx");
     assert!(list[1]["error"].as_str().unwrap().contains("127.0.0.9:7443"), "{all}");
+    // A recovery looks after both, and says where each name is from; who is Ready and has no agent is let be.
+    let plan = desk.ctl(&["recover", "--plan"]).await.exits(3).stdout;
+    assert!(plan.contains("calypso (from ctl.toml): its agent says Healthy"), "{plan}");
+    assert!(plan.contains("styx (found in the cluster): its agent cannot be asked"), "{plan}");
     // One by name, of whom the file says nothing; and one of whom nobody does.
     desk.ctl(&["diagnose", "styx"]).await.exits(1).says("127.0.0.9:7443");
     desk.ctl(&["diagnose", "hades"]).await.exits(2).says("the cluster's workers: calypso, styx");

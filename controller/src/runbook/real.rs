@@ -178,7 +178,8 @@ impl Real<'_> {
     }
 
     async fn verify(&self) -> Result<(), Failure> {
-        let nodes: Vec<String> = self.opened.nodes.iter().map(|n| n.name.clone()).collect();
+        let ours = self.opened.nodes.iter().filter(|n| !n.left_alone());
+        let nodes: Vec<String> = ours.map(|n| n.name.clone()).collect();
         let pods = self.before.values().flat_map(|s| &s.pods);
         let unwell: Vec<String> =
             pods.filter(|p| !p.ready && !p.ready_by_kubelet).map(|p| p.uid.clone()).collect();

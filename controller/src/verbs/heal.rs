@@ -32,10 +32,13 @@ The agent acts rung by rung, cheapest repair first, and looks again after each. 
 is shown and asked anew. Rungs 5 (reset) and 6 (reboot) are never taken by default: they are named, and their name is typed.
 A reset is undone unless `ctl confirm` comes in time.
 
-Where neither the agent's own address nor SSH leads to it, what else there is, is offered in this order, each with its reason and a
-fresh look before it: its unit started over SSH, an agent lent to it over SSH, a restart by its provider (by the node's name, typed), what
-to type at its console, and at last cordon, drain and deletion. All of it is journalled. Beforehand: --yes, and --confirm
-\"NODE\", \"cordon NODE\", \"drain NODE\", \"delete NODE\" for what a yes alone does not cover. Ctrl-C stops the watching, never the agent; run it again to go on.
+Where neither the agent's own address nor SSH leads to it, what else there is, is offered in this
+order, each with its reason and after a fresh look: its unit started over SSH, an agent lent to it
+over SSH, a restart by its provider (by the node's name, typed), what to type at its console, and at
+last cordon, drain and deletion. All of it is journalled. Beforehand: --yes, and --confirm \"NODE\",
+\"cordon NODE\", \"drain NODE\" or \"delete NODE\" for what a yes alone does not cover.
+
+Ctrl-C stops the watching, never the agent; run it again to go on.
 
 Exit codes:
   0  healthy, without our guard

@@ -57,7 +57,7 @@ Exit codes:
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub struct Args {
-    /// Nodes [default: all of the configuration]
+    /// Nodes [default: those of ctl.toml, and the workers its kubeconfig knows; the plan says which is from where]
     nodes: Vec<String>,
     /// The namespace the culprit lives in; it is cleaned up
     #[arg(long, value_name = "NS")]

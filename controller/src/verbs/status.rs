@@ -36,17 +36,22 @@ const HELP: &str = "Examples:
   ctl status -o json | jq -r '.nodes[] | select(.verdict != \"Healthy\").node'
   ctl status --watch -o jsonl | jq -r 'select(.disagreement).disagreement'
 
-With a kubeconfig in ctl.toml the cluster is asked beside the agents, for 3 s at most: Ready and since when, the lease and
-whether it is renewed, taints, pods that are not ready, the kubelet's version. Where the two accounts do not agree, that is said.
-When it cannot be asked, what ctl.toml names is shown with a note; that alone changes no exit code.
+With a kubeconfig in ctl.toml the cluster is asked beside the agents, for 3 s at most: Ready and
+since when, the lease and whether it is renewed, taints, pods that are not ready, the kubelet's
+version. Where the two accounts do not agree, that is said. When the cluster cannot be asked, what
+ctl.toml names is shown with a note; that alone changes no exit code.
 
-Fields of -o json, which stay: in nodes[]: node, error (why its agent could not be asked), verdict, summary, guarded, incident, mode,
-baseline, version, boot_id, age_ms, via; disagreement; cluster: null when it is not asked, {error} when it could not be, else
-ready, reason, since, lease {renewed, age_s, renewing}, taints, cordoned, pods {all, unready}, kubelet, boot, gaps (what could not be
-listed, and is null). -o jsonl: a line a node.
+Fields of -o json, which stay; of each in nodes[]:
+  node, verdict, summary, guarded, incident, mode, baseline, version, boot_id, age_ms, via
+  error         why its agent could not be asked; all of the above but node is null then
+  cluster       null when it is not asked, {error} when it could not be, else ready, reason, since,
+                lease {renewed, age_s, renewing}, taints, cordoned, pods {all, unready}, kubelet,
+                boot, gaps (what could not be listed, and is null)
+  disagreement  null, or in words
+-o jsonl writes a line a node.
 
 Exit codes:
-  0  every node that is shown is healthy by its agent, and Ready where the cluster says anything of it
+  0  every node shown is healthy by its agent, and Ready where the cluster says anything of it
   1  an agent could not be asked
   2  usage; no node is named, and the cluster could not be asked for any
   3  a node is not healthy, or the cluster says NotReady";
