@@ -136,6 +136,14 @@ impl Agent {
         Self { via, _tunnel: Some(Arc::new(tunnel)), ..Self::from(reached) }
     }
 
+    /// One that has said this, and is never asked more.
+    #[cfg(test)]
+    pub fn said(node: &str, status: wire::StatusReply) -> Self {
+        let nowhere = tonic::transport::Endpoint::from_static("http://nowhere").connect_lazy();
+        let client = wire::lifeline_client::LifelineClient::new(nowhere);
+        Self { node: node.to_owned(), via: "nowhere".to_owned(), status, client, _tunnel: None }
+    }
+
     /// Who it is and how its node was at its last look.
     pub async fn status(&self) -> Result<wire::StatusReply, AgentError> {
         let mut c = self.client.clone();

@@ -79,7 +79,7 @@ pub struct Global {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Show each node in a line, from its agent's last look
+    /// Show each node by two accounts, its agent's and the cluster's
     Status(verbs::status::Args),
     /// Look afresh and show what is wrong, and how that is known
     Diagnose(verbs::diagnose::Args),

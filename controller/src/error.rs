@@ -73,6 +73,11 @@ impl CommandError {
         }
     }
 
+    /// No path led to a node's agent.
+    pub fn is_unreached(&self) -> bool {
+        self.error.is::<Unreached>()
+    }
+
     /// Its hints.
     pub fn hints(&self) -> &[String] {
         &self.hints

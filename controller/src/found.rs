@@ -29,7 +29,7 @@ impl Found {
             let listing =
                 async { Cluster::open(path, config.context.as_deref()).await?.nodes().await };
             match tokio::time::timeout(LIMIT, listing).await {
-                Ok(Ok(nodes)) => Ok(nodes.into_iter().filter_map(worker).collect()),
+                Ok(Ok(nodes)) => Ok(workers(&nodes)),
                 Ok(Err(why)) => Err(chain(&why)),
                 Err(_) => Err(format!(
                     "list the nodes of {}: no answer within {} s",
@@ -45,6 +45,11 @@ impl Found {
     pub fn trouble(&self) -> Option<&str> {
         self.0.get()?.as_ref().err().map(String::as_str)
     }
+}
+
+/// The workers among these nodes.
+pub fn workers(nodes: &[Node]) -> Nodes {
+    nodes.iter().cloned().filter_map(worker).collect()
 }
 
 /// Agents run on workers; who wants one elsewhere names it in ctl.toml.

@@ -30,6 +30,19 @@ pub struct Told<'a> {
     pub report: Option<String>,
     /// How long it all took.
     pub took: Duration,
+    /// What was tried where its agent could not be asked.
+    pub other: Option<OtherJson>,
+}
+
+/// A node brought back, or not, by other means than its own agent.
+#[derive(Clone, Debug, Serialize)]
+pub struct OtherJson {
+    /// Names the journal, in `~/.local/state/lifeline/CLUSTER/recover/`.
+    pub journal: String,
+    /// How it ended: what brought it back, or that nothing did.
+    pub said: String,
+    /// What was in the way of each means, in order.
+    pub tried: Vec<String>,
 }
 
 /// `-o json` of `ctl heal`: one document at the end.
@@ -48,6 +61,9 @@ pub struct HealJson<'a> {
     /// The API server's view; `null` without a kubeconfig, or when nothing was done.
     cluster: Option<&'a Proof>,
     report: Option<String>,
+    /// Only where its agent could not be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other_means: Option<OtherJson>,
 }
 
 #[derive(Serialize)]
@@ -87,6 +103,7 @@ pub fn json<'a>(told: &Told<'a>) -> HealJson<'a> {
         incidents: told.records.iter().map(incident).collect(),
         cluster: told.proof,
         report: told.report.clone(),
+        other_means: told.other.clone(),
     }
 }
 

@@ -35,6 +35,7 @@ mod secret;
 mod session;
 mod sight;
 mod ssh;
+mod status_view;
 mod suggest;
 mod tls;
 mod verbs;
@@ -85,7 +86,7 @@ async fn verb(cli: &Cli, out: Out) -> error::Outcome {
         Verb::Status(args) => verbs::status::run(args, &session()?).await,
         Verb::Diagnose(args) => verbs::diagnose::run(args, &session()?).await,
         Verb::Plan(args) => verbs::plan::run(args, &session()?).await,
-        Verb::Heal(args) => verbs::heal::run(args, &session()?).await,
+        Verb::Heal(args) => verbs::heal::run(args, &session()?, &cli.global).await,
         Verb::Watch(args) => verbs::watch::run(args, &session()?).await,
         Verb::Confirm(args) => verbs::confirm::run(args, &session()?).await,
         Verb::Reboot(args) => verbs::reboot::run(args, &session()?).await,

@@ -4,7 +4,7 @@ use crate::agent::Agent;
 use crate::cli::Global;
 use crate::config::Config;
 use crate::error::CommandError;
-use crate::found::Found;
+use crate::found::{self, Found};
 use crate::identity::Identity;
 use crate::obstacle::Obstacle;
 use crate::out::Out;
@@ -13,6 +13,8 @@ use crate::pki::subject::{Role, Subject};
 use crate::reach::{self, Road, Tried, Unreached};
 use crate::ssh;
 use crate::tls;
+use futures_util::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Node;
 use rustls::pki_types::ServerName;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -91,23 +93,35 @@ impl Session {
         if !named.is_empty() {
             return Ok(named.to_vec());
         }
-        let mut all: Vec<String> = config.nodes().map(Into::into).collect();
+        let mut all = self.configured();
         if let Ok(found) = self.found.nodes(config).await {
             all.extend(found.keys().filter(|n| config.addresses(n).is_err()).cloned());
         }
         all.sort();
         if all.is_empty() {
-            let error =
-                CommandError::usage(format!("no node is configured in {}", config.path.display()))
-                    .hinted("add one:\n\n  [nodes.calypso]\n  addresses = [\"192.168.2.80\"]");
-            return Err(match self.found.trouble() {
-                Some(why) => {
-                    error.hinted(format!("the cluster's own list could not be had: {why}"))
-                }
-                None => error.hinted("or a kubeconfig, whose workers are found by themselves"),
-            });
+            return Err(self.nobody(self.found.trouble()));
         }
         Ok(all)
+    }
+
+    /// What the configuration names; over the unix socket the one node that is there. Asks nobody.
+    pub fn configured(&self) -> Vec<String> {
+        match (&self.socket, &self.config) {
+            (Some(_), _) => vec![String::new()],
+            (None, Some(config)) => config.nodes().map(Into::into).collect(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// No node is known: neither named, nor found in the cluster.
+    pub fn nobody(&self, unlisted: Option<&str>) -> CommandError {
+        let path = self.config.as_ref().map_or_else(String::new, |c| c.path.display().to_string());
+        let error = CommandError::usage(format!("no node is configured in {path}"))
+            .hinted("add one:\n\n  [nodes.calypso]\n  addresses = [\"192.168.2.80\"]");
+        match unlisted {
+            Some(why) => error.hinted(format!("the cluster's own list could not be had: {why}")),
+            None => error.hinted("or a kubeconfig, whose workers are found by themselves"),
+        }
     }
 
     /// Why there may be more nodes than were given; said by who shows all of them.
@@ -117,6 +131,16 @@ impl Session {
             CommandError::failed(format!("find the nodes that ctl.toml does not name: {why}"))
                 .hinted("what is shown is what ctl.toml names"),
         )
+    }
+
+    /// Of the cluster's nodes, the workers that the configuration does not name.
+    pub fn unnamed(&self, objects: &[Node]) -> found::Nodes {
+        let Some(config) = self.config.as_ref().filter(|_| self.socket.is_none()) else {
+            return found::Nodes::new();
+        };
+        let mut workers = found::workers(objects);
+        workers.retain(|name, _| config.addresses(name).is_err());
+        workers
     }
 
     /// Where a node's agent is, by the configuration or else by the cluster.
@@ -137,34 +161,52 @@ impl Session {
 
     /// Reaches each of these nodes' agents, many at a time and never all at once: a fleet must not cost a laptop its sockets.
     pub async fn each(&self, nodes: &[String]) -> Vec<(String, Result<Agent, CommandError>)> {
-        use futures_util::StreamExt;
-        let asked = futures_util::stream::iter(nodes.to_vec())
-            .map(|node| async move {
-                let answer = self.agent(&node).await;
-                (node, answer)
-            })
-            .buffered(AT_ONCE);
-        asked.collect().await
+        let asked = nodes.iter().cloned().map(|node| async move {
+            let answer = self.agent(&node).await;
+            (node, answer)
+        });
+        stream::iter(asked).buffered(AT_ONCE).collect().await
+    }
+
+    /// The same for nodes whose addresses only the cluster knows.
+    pub async fn each_at(&self, nodes: found::Nodes) -> Vec<(String, Result<Agent, CommandError>)> {
+        let asked = nodes.into_iter().map(|(node, addresses)| async move {
+            let answer = match self.road_at(&node, addresses) {
+                Ok(road) => self.agent_by(&node, &road).await,
+                Err(error) => Err(error),
+            };
+            (node, answer)
+        });
+        stream::iter(asked).buffered(AT_ONCE).collect().await
     }
 
     async fn road(&self, node: &str) -> Result<Road, CommandError> {
         if let Some(path) = &self.socket {
             return Ok(Road::Socket(path.clone()));
         }
+        let addresses = match &self.config {
+            Some(config) => self.addresses(config, node).await?,
+            None => Vec::new(),
+        };
+        self.road_at(node, addresses)
+    }
+
+    fn road_at(&self, node: &str, addresses: Vec<String>) -> Result<Road, CommandError> {
         let (Some(config), Some(identity)) = (&self.config, &self.identity) else {
             return Err(CommandError::usage(format!("no way to {node} is configured")));
         };
-        Ok(Road::Net {
-            addresses: self.addresses(config, node).await?,
-            identity: Arc::clone(identity),
-            agent: Subject::new(&config.cluster, Role::Agent, node)?,
-        })
+        let agent = Subject::new(&config.cluster, Role::Agent, node)?;
+        Ok(Road::Net { addresses, identity: Arc::clone(identity), agent })
     }
 
     /// Reaches a node's agent.
     pub async fn agent(&self, node: &str) -> Result<Agent, CommandError> {
         let road = self.road(node).await?;
-        let mut agent = match reach::reach(node, &road).await {
+        self.agent_by(node, &road).await
+    }
+
+    async fn agent_by(&self, node: &str, road: &Road) -> Result<Agent, CommandError> {
+        let mut agent = match reach::reach(node, road).await {
             Ok(reached) => Agent::from(reached),
             Err(unreached) => self.by_ssh(node, unreached).await?,
         };
@@ -198,14 +240,17 @@ impl Session {
                 return Err(unreached.into());
             }
         };
-        match reach::reach(node, &Road::Socket(tunnel.socket.clone())).await {
-            Ok(reached) => Ok(Agent::carried(reached, path, tunnel)),
-            Err(mut other) => {
-                other.tried.iter_mut().for_each(|t| t.path.clone_from(&path));
-                unreached.tried.append(&mut other.tried);
-                Err(unreached.into())
-            }
+        let mut other = match reach::reach(node, &Road::Socket(tunnel.socket.clone())).await {
+            Ok(reached) => return Ok(Agent::carried(reached, path, tunnel)),
+            Err(other) => other,
+        };
+        // One that was lent for a recovery answers at a socket of its own; mostly there is none, which is no news.
+        if let Ok(reached) = reach::reach(node, &Road::Socket(tunnel.lent.clone())).await {
+            return Ok(Agent::carried(reached, format!("{path}, a lent agent"), tunnel));
         }
+        other.tried.iter_mut().for_each(|t| t.path.clone_from(&path));
+        unreached.tried.append(&mut other.tried);
+        Err(unreached.into())
     }
 
     /// The certificate a node's agent shows; `None` over the unix socket, where it shows none.

@@ -64,7 +64,8 @@ async fn status_is_shown_again_and_again_until_it_is_interrupted() {
     assert!(text.matches("calypso").count() >= 2 && !text.contains('\u{1b}'), "{text}");
 }
 
-/// An API server that knows these nodes, by their InternalIP; the agents' port is the usual one.
+/// An API server that knows these nodes, by their InternalIP; the agents' port is the usual one. Leases are renewed now, and nobody has
+/// a pod.
 async fn api_server(nodes: serde_json::Value) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -73,8 +74,31 @@ async fn api_server(nodes: serde_json::Value) -> String {
             let mut request = vec![0; 16_384];
             let n = stream.read(&mut request).await.unwrap();
             let asked = String::from_utf8_lossy(&request[..n]).into_owned();
-            assert!(asked.starts_with("GET /api/v1/nodes"), "{asked}");
-            let list = serde_json::json!({"apiVersion": "v1", "kind": "NodeList", "metadata": {}, "items": nodes});
+            let path = asked.split(' ').nth(1).unwrap().split('?').next().unwrap();
+            let items = match path {
+                "/api/v1/nodes" => nodes.clone(),
+                "/api/v1/pods" => serde_json::json!([]),
+                "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases" => {
+                    let now =
+                        jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.000000Z").to_string();
+                    let lease = |n: &serde_json::Value| {
+                        serde_json::json!({"metadata": {"name": n["metadata"]["name"]},
+                        "spec": {"renewTime": now, "leaseDurationSeconds": 40}})
+                    };
+                    nodes.as_array().unwrap().iter().map(lease).collect()
+                }
+                "/api/v1/namespaces/kube-system" => serde_json::json!([]),
+                other => panic!("{other}"),
+            };
+            let list = match path {
+                "/api/v1/namespaces/kube-system" => {
+                    serde_json::json!({"apiVersion": "v1", "kind": "Namespace",
+                    "metadata": {"name": "kube-system", "uid": "c1"}})
+                }
+                _ => {
+                    serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
+                }
+            };
             let body = list.to_string();
             let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length";
             let answer = format!("{head}: {}\r\n\r\n{body}", body.len());
@@ -120,6 +144,10 @@ async fn workers_that_the_file_does_not_name_are_found_in_the_cluster() {
     assert_eq!(list[0]["via"], at.to_string(), "the file's word counts first");
     assert_eq!(list[1]["node"], "styx");
     assert!(list[1]["error"].as_str().unwrap().contains("127.0.0.9:7443"), "{all}");
+    // A recovery looks after both, and says where each name is from; who is Ready and has no agent is let be.
+    let plan = desk.ctl(&["recover", "--plan"]).await.exits(3).stdout;
+    assert!(plan.contains("calypso (from ctl.toml): its agent says Healthy"), "{plan}");
+    assert!(plan.contains("styx (found in the cluster): its agent cannot be asked"), "{plan}");
     // One by name, of whom the file says nothing; and one of whom nobody does.
     desk.ctl(&["diagnose", "styx"]).await.exits(1).says("127.0.0.9:7443");
     desk.ctl(&["diagnose", "hades"]).await.exits(2).says("the cluster's workers: calypso, styx");
@@ -131,12 +159,95 @@ async fn a_list_that_could_not_be_had_is_not_a_whole_one() {
     let (at, agent) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
     desk.configure(&[at]);
     kubeconfig(&desk, "http://127.0.0.1:9");
-    let ran = desk.ctl(&["status", "-o", "json"]).await.exits(1);
+    // The agents' word stands by itself; that nobody else was asked is said.
+    let ran = desk.ctl(&["status", "-o", "json"]).await.exits(0);
     assert_eq!(ran.json()["nodes"][0]["verdict"], "Healthy");
-    ran.says("find the nodes that ctl.toml does not name").says("what ctl.toml names");
-    // Who is named in the file needs nobody's list.
+    let why = ran.json()["nodes"][0]["cluster"]["error"].as_str().unwrap().to_owned();
+    assert!(why.contains("the cluster could not be asked"), "{why}");
+    ran.says("the cluster could not be asked").says("Shown is what ctl.toml names");
+    let alone = desk.ctl(&["status", "--no-cluster", "-o", "json"]).await.exits(0);
+    assert!(alone.json()["nodes"][0]["cluster"].is_null() && alone.stderr.is_empty(), "{alone:?}");
     desk.ctl(&["status", "calypso"]).await.exits(0);
     desk.ctl(&["status", "styx"]).await.exits(2).says("the cluster could not be asked");
     desk.ctl(&["pki", "revoke", "1a:2b", "--yes"]).await.exits(1).says("say which nodes");
     assert!(agent.state().denied.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_names_no_node_and_a_cluster_that_is_not_heard_leave_nothing_to_show() {
+    let desk = Desk::new().await;
+    let (at, _agent) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
+    desk.configure(&[at]);
+    kubeconfig(&desk, "http://127.0.0.1:9");
+    let text = desk.read("ctl.toml");
+    desk.write("ctl.toml", text.split("[nodes.calypso]").next().unwrap());
+    desk.ctl(&["status"]).await.exits(2).says("no node is configured").says("could not be had");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_says_nothing_does_not_hold_up_the_agents() {
+    let desk = Desk::new().await;
+    let (at, _agent) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
+    desk.configure(&[at]);
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    kubeconfig(&desk, &format!("http://{}", silent.local_addr().unwrap()));
+    let begun = Instant::now();
+    let mut child = desk
+        .command(&["status"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut first = vec![0; 4096];
+    let n = stdout.read(&mut first).await.unwrap();
+    let came = begun.elapsed();
+    assert!(String::from_utf8_lossy(&first[..n]).contains("Healthy"));
+    let done = child.wait_with_output().await.unwrap();
+    let took = begun.elapsed();
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert!(String::from_utf8_lossy(&done.stderr).contains("no answer within 3 s"), "{done:?}");
+    assert!(
+        took - came > Duration::from_secs(1),
+        "the agents came after {came:?}, all after {took:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_cluster_says_stands_beside_the_agents_word_and_a_contradiction_is_named() {
+    let desk = Desk::new().await;
+    let (at, _agent) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
+    desk.configure(&[at]);
+    let mut node = member("calypso", "127.0.0.8", &serde_json::json!({}));
+    node["spec"] = serde_json::json!({"taints": [{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}]});
+    node["status"]["nodeInfo"] =
+        serde_json::json!({"bootID": "b", "kubeletVersion": "v1.34.2+k3s1"});
+    node["status"]["conditions"] = serde_json::json!([{"type": "Ready", "status": "Unknown",
+        "reason": "NodeStatusUnknown", "lastTransitionTime": "2025-10-13T12:00:00Z"}]);
+    kubeconfig(&desk, &api_server(serde_json::json!([node])).await);
+    let ran = desk.ctl(&["status", "-o", "json"]).await.exits(3);
+    let calypso = &ran.json()["nodes"][0];
+    assert_eq!(
+        (&calypso["verdict"], &calypso["cluster"]["ready"]),
+        (&"Healthy".into(), &false.into())
+    );
+    assert_eq!(calypso["cluster"]["kubelet"], "v1.34.2+k3s1");
+    assert_eq!(calypso["cluster"]["lease"]["renewing"], true);
+    // Scripts read them: none goes, none is called otherwise.
+    let fields: Vec<_> =
+        calypso["cluster"].as_object().unwrap().keys().map(String::as_str).collect();
+    let promised = [
+        "boot", "cordoned", "gaps", "kubelet", "lease", "pods", "ready", "reason", "since",
+        "taints",
+    ];
+    assert_eq!(fields, promised);
+    assert!(calypso["disagreement"].as_str().unwrap().contains("says itself why"), "{calypso}");
+    let shown = desk.ctl(&["status"]).await.exits(3).stdout;
+    for words in [
+        "NotReady (NodeStatusUnknown)",
+        "unreachable:NoExecute",
+        "calypso: its agent says Healthy, the cluster says NotReady",
+    ] {
+        assert!(shown.contains(words), "{shown}");
+    }
 }

@@ -289,3 +289,39 @@ async fn on_a_real_api_server_the_namespace_goes_and_the_cluster_is_pinned_and_v
     let ran = rented.desk.ctl(&["recover", "--plan"]).await.exits(2);
     ran.says("leads to another one");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heal_of_a_node_that_nothing_reaches_restarts_it_by_its_name_alone_and_leaves_it_where_it_is()
+ {
+    let rented = captured().await;
+    let config = rented.desk.read("ctl.toml");
+    let at = config.split("addresses = [").nth(1).unwrap().split(']').next().unwrap().to_owned();
+    rented.reconfigure(&at, "\"127.0.0.1:1\"");
+    let ran = rented.desk.ctl(&["heal", "calypso", "--yes", "-o", "json"]).await.exits(3);
+    let ran = ran.says("agree to it beforehand: --confirm \"calypso\"").says("systemctl reboot");
+    let tried = ran.json()["other_means"]["tried"].to_string();
+    assert!(tried.contains("no [nodes.calypso] ssh is configured"), "{tried}");
+    assert!(tried.contains("its provider: not agreed to"), "{tried}");
+    assert_eq!(rented.provider.wishes(), 0);
+    // Agreed to, it is sent once; that nobody can say how the node is, is no success.
+    let args = ["heal", "calypso", "--yes", "--confirm", "calypso", "--limit", "5s", "-o", "json"];
+    let (desk, provider) = (&rented.desk, &rented.provider);
+    let healing = desk.command(&args).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while provider.wishes() == 0 {
+        assert!(std::time::Instant::now() < until, "nothing was sent");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let pid = rustix::process::Pid::from_raw(healing.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let out = healing.wait_with_output().await.unwrap();
+    assert_eq!(out.status.code(), Some(5));
+    rented.desk.ctl(&["recover"]).await.exits(2).says("go on with it: ctl heal calypso");
+    // Its agent answers again, in another boot: gone on with, and nothing is sent twice.
+    rented.reconfigure("\"127.0.0.1:1\"", &at);
+    rented.agent.state().verdict = Verdict::Healthy;
+    let ran = rented.desk.ctl(&args).await.exits(0).says("Going on with the heal");
+    let said = ran.json()["other_means"]["said"].to_string();
+    assert!(said.contains("well again, by its agent, after the restart"), "{said}");
+    assert_eq!(rented.provider.wishes(), 1);
+}

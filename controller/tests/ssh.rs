@@ -78,3 +78,67 @@ async fn what_ssh_would_take_for_an_option_is_refused() {
     desk.write("ctl.toml", &config);
     desk.ctl(&["diagnose", "calypso"]).await.exits(2).says("is no destination of ssh");
 }
+
+/// An ssh that leads to a node whose agent's unit does not start, until one is lent to it: then the second socket answers.
+fn lends(desk: &Desk) -> String {
+    let (lent, socket, said) = (desk.path("lent"), desk.path("agent.sock"), desk.path("said"));
+    let (lent, socket, said) = (lent.display(), socket.display(), said.display());
+    format!(
+        "case \"$*\" in *'systemctl start lifeline-agent.service'*) echo 'Unit lifeline-agent.service not found.' >&2; exit 5;;\n\
+         *' uname '*) echo x86_64; echo 'lifeline-agent 9.9.9'; exit 0;; *' true') exit 0;;\n\
+         *'is-active --quiet'*) if [ -e {lent} ]; then echo lent; fi; exit 0;;\n\
+         *' sh -s') cat >{said}.new; cat {said}.new >>{said}; if grep -q '^go()' {said}.new; then touch {lent}; else rm {lent}; fi; exit 0;; esac\n\
+         [ -e {lent} ] || {{ echo 'connect to host: Connection refused' >&2; exit 255; }}\n\
+         for word in \"$@\"; do case \"$word\" in *:/run/lifeline-once/agent.sock) ln -s {socket} \"${{word%%:*}}\";; \
+         *:/run/lifeline/agent.sock) ln -s {socket}.none \"${{word%%:*}}\"; touch {socket}.none;; esac; done\nexec sleep 60"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_an_agent_is_lent_one_over_ssh_which_heals_it_and_is_taken_away_again() {
+    let desk = desk("exit 9").await;
+    desk.program("ssh", &lends(&desk));
+    let agent = StandIn::captured(vec![Story::recovered()]).serve_unix(&desk, "agent.sock");
+    let args = ["heal", "calypso", "--yes", "--report", "r.md", "-o", "json"];
+    let ran = desk.ctl(&args).await.exits(0);
+    let ran = ran.says("1  start calypso's agent over SSH").says("2  lend calypso an agent");
+    let ran = ran.says("not to be had: restart calypso's machine through its provider");
+    assert_eq!(agent.consents().len(), 1);
+    let json = ran.json();
+    assert_eq!(
+        json["other_means"]["said"], "well again, by an agent lent to it over SSH",
+        "{json}"
+    );
+    let said = desk.read("said");
+    assert!(
+        said.contains("cluster='lab'; node='calypso'") && said.contains("--unit=lifeline-once"),
+        "{said}"
+    );
+    assert!(!desk.path("lent").exists() && said.contains("systemctl stop lifeline-once.service"));
+    let report = desk.read("r.md");
+    for step in ["lend calypso an agent over SSH", "take away the agent that was lent to calypso"] {
+        assert!(report.contains(step), "{report}");
+    }
+    // It has ended, and hinders nobody.
+    desk.ctl(&["recover", "--plan"]).await.exits(3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_yes_and_a_terminal_a_heal_says_what_else_there_is_and_does_nothing() {
+    let desk = desk("exit 9").await;
+    desk.program("ssh", &lends(&desk));
+    let ran = desk.ctl(&["heal", "calypso"]).await.exits(1);
+    ran.says("127.0.0.1:1  connect:")
+        .says("can be tried, with --yes: lend calypso an agent over SSH");
+    assert!(
+        !desk.path("lent").exists() && !desk.path(".local/state/lifeline/lab/recover").exists()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_leads_to_a_node_a_heal_says_what_to_type_at_its_console() {
+    let desk = Desk::new().await;
+    desk.configure(&[DEAD.parse().unwrap()]);
+    let ran = desk.ctl(&["heal", "calypso", "--yes"]).await.exits(1);
+    ran.says("no [nodes.calypso] ssh is configured").says("at its own console, as root");
+}

@@ -24,6 +24,7 @@ pub mod services;
 pub mod strip;
 pub mod trouble;
 pub mod verify;
+pub mod view;
 
 pub use trouble::{ClusterError, Failure, Refusal, Told};
 

@@ -2,7 +2,7 @@
 set -e
 at=/usr/local/bin/lifeline-agent
 systemctl disable --now lifeline-agent.service 2>/dev/null || true
-systemctl stop lifeline-undo.timer lifeline-undo.service 2>/dev/null || true
+systemctl stop lifeline-undo.timer lifeline-undo.service lifeline-once.service 2>/dev/null || true
 if [ -x "$at" ] && [ -e /etc/lifeline/agent.toml ]; then
   timeout 60 "$at" cleanup >/dev/null
 fi
@@ -11,10 +11,10 @@ rmdir /usr/local/lib/systemd/catalog /usr/local/lib/systemd 2>/dev/null || true
 systemctl daemon-reload
 systemctl reset-failed lifeline-agent.service lifeline-undo.service 2>/dev/null || true
 journalctl --update-catalog 2>/dev/null || true
-rm -rf /etc/lifeline /var/lib/lifeline /run/lifeline /run/.lifeline-quarantine /var/lib/.lifeline-quarantine
-rm -f "$at" "$at.old" "$at.new"
+rm -rf /etc/lifeline /var/lib/lifeline /run/lifeline /run/lifeline-once /run/lifeline-once.toml /run/.lifeline-quarantine /var/lib/.lifeline-quarantine
+rm -f "$at" "$at.old" "$at.new" "$at.once"
 # What is left, looked at and not believed.
-for f in "$at" "$at.old" "$at.new" /etc/lifeline /var/lib/lifeline /run/lifeline /run/.lifeline-quarantine \
+for f in "$at" "$at.old" "$at.new" "$at.once" /etc/lifeline /var/lib/lifeline /run/lifeline /run/.lifeline-quarantine \
   /etc/systemd/system/lifeline-agent.service /etc/systemd/system/multi-user.target.wants/lifeline-agent.service; do
   if [ -e "$f" ] || [ -L "$f" ]; then echo "$f"; fi
 done

@@ -328,6 +328,10 @@ pub fn because(op: &RunbookOp) -> &'static str {
         RunbookOp::NamespaceGone { .. } => "what is left of it can come back",
         RunbookOp::NodeHealed { .. } => "its agent mends the least that is needed",
         RunbookOp::AgentStarted { .. } => "its agent knows what to mend, and does not run",
+        RunbookOp::AgentLent { .. } => {
+            "its own does not come up; one that is lent mends as much, by the node's own journals"
+        }
+        RunbookOp::AgentReturned { .. } => "it was lent for this alone",
         RunbookOp::MachineRestarted { .. } => "its agent could not bring it back",
         RunbookOp::LeftCordoned { .. } => {
             "nothing new is to be scheduled onto a node that is not well"

@@ -4,6 +4,8 @@
 //! Nothing here touches anything: a [`World`] does, and every leg is written down by itself. A run that was cut off goes through
 //! the same order again, looks at everything afresh, and finds most of it done.
 
+pub use super::ended::{NodeEnd, Told, Word};
+
 use super::leg::{Halt, Leg, LegEnd, World, cut_off, take};
 use super::op::{Left, RunbookOp};
 use super::opened::{NodeWas, Opened};
@@ -26,87 +28,6 @@ pub trait Desk: World {
     fn console(&self, node: &str) -> String;
     /// What is recorded, in order: the report, the commit, comments.
     fn record(&self, opened: &Opened) -> Vec<RunbookOp>;
-}
-
-/// How a recovery ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// Each node.
-    pub nodes: Vec<(String, NodeEnd)>,
-    /// The namespace, if one was to be cleaned up.
-    pub namespace: Option<LegEnd>,
-    /// The cluster's own checks.
-    pub verified: LegEnd,
-    /// Report, commit, comments.
-    pub record: Vec<(RunbookOp, LegEnd)>,
-}
-
-/// How a node ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodeEnd {
-    /// It was well, and was not touched.
-    WasWell,
-    /// It is well again; this brought it back.
-    Healed(&'static str),
-    /// It is not; this was in the way of each resort.
-    Dead(Vec<String>),
-    /// It can be gone on with.
-    Held(String),
-    /// A human is needed.
-    Stuck(String),
-}
-
-impl NodeEnd {
-    /// Is it well now?
-    pub fn is_well(&self) -> bool {
-        matches!(self, Self::WasWell | Self::Healed(_))
-    }
-}
-
-/// One word for all of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
-    /// Every node is well, the namespace is gone, the cluster is verified.
-    Recovered,
-    /// Something is not.
-    Unwell,
-    /// A limit passed: it can be gone on with.
-    Held,
-    /// A human is needed.
-    Stuck,
-}
-
-impl Word {
-    /// The word.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Recovered => "recovered",
-            Self::Unwell => "unwell",
-            Self::Held => "held",
-            Self::Stuck => "stuck",
-        }
-    }
-}
-
-impl Told {
-    /// The word for it. What is recorded of a recovery does not decide whether it was one.
-    pub fn word(&self) -> Word {
-        let legs: Vec<&LegEnd> = self.namespace.iter().chain([&self.verified]).collect();
-        let stuck = |l: &&LegEnd| matches!(l, LegEnd::Stuck(_));
-        let held = |l: &&LegEnd| matches!(l, LegEnd::Held(_));
-        if legs.iter().any(stuck) || self.nodes.iter().any(|(_, n)| matches!(n, NodeEnd::Stuck(_)))
-        {
-            return Word::Stuck;
-        }
-        if legs.iter().any(held) || self.nodes.iter().any(|(_, n)| matches!(n, NodeEnd::Held(_))) {
-            return Word::Held;
-        }
-        let well = |l: &&LegEnd| matches!(l, LegEnd::Well | LegEnd::WasSo(_));
-        match legs.iter().all(well) && self.nodes.iter().all(|(_, n)| n.is_well()) {
-            true => Word::Recovered,
-            false => Word::Unwell,
-        }
-    }
 }
 
 /// A recovery under way.
@@ -158,6 +79,7 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
         self.restore(&nodes).await?;
         let verify = Leg::new(8, "verify", vec![RunbookOp::ClusterVerified], minutes(5));
         let verified = self.leg(&verify).await?;
+        self.give_back(&nodes).await?;
         let mut record = Vec::new();
         for op in self.world.record(self.opened) {
             let name = format!("record-{}", op.kind());
@@ -173,6 +95,19 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
             record.push((op, end));
         }
         Ok(Told { nodes, namespace, verified, record })
+    }
+
+    /// One node alone: by every means there is, in the same order; and a report of that, where one is wanted.
+    pub async fn one(&self) -> Result<Vec<(String, NodeEnd)>, Halt> {
+        let nodes = self.nodes().await?;
+        self.left(&nodes).await?;
+        self.restore(&nodes).await?;
+        self.give_back(&nodes).await?;
+        let report = |op: &RunbookOp| matches!(op, RunbookOp::ReportWritten { .. });
+        for op in self.world.record(self.opened).into_iter().filter(report) {
+            self.leg(&Leg::new(9, format!("record-{}", op.kind()), vec![op], minutes(2))).await?;
+        }
+        Ok(nodes)
     }
 
     /// The culprit must not come back while nodes are healed; the clean-up is begun, and not waited for.
@@ -256,11 +191,59 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
             }
             // It runs, and was asked already.
             LegEnd::WasSo(_) | LegEnd::Declined => Ok(None),
-            LegEnd::Unseen(why) | LegEnd::Unwell(why) | LegEnd::Held(why) | LegEnd::Stuck(why) => {
+            // Where SSH leads nowhere nothing can be brought either.
+            LegEnd::Unseen(why) => {
                 tried.push(format!("SSH: {why}"));
                 Ok(None)
             }
+            LegEnd::Unwell(why) | LegEnd::Held(why) | LegEnd::Stuck(why) => {
+                tried.push(format!("SSH: {why}"));
+                self.lent(heal, node, tried).await
+            }
         }
+    }
+
+    /// A node whose own agent does not come up is lent one, which is asked as its own would be.
+    async fn lent(
+        &self,
+        heal: &Leg,
+        node: &str,
+        tried: &mut Vec<String>,
+    ) -> Result<Option<NodeEnd>, Halt> {
+        let lend = vec![RunbookOp::AgentLent { node: node.to_owned() }];
+        match self.leg(&Leg::new(3, format!("lend-{node}"), lend, minutes(8))).await? {
+            LegEnd::Well => self.resort(heal, "an agent lent to it over SSH", tried).await,
+            LegEnd::WasSo(_) => self.resort(heal, "its agent, which answers again", tried).await,
+            LegEnd::Declined => {
+                tried.push("a lent agent: not agreed to".to_owned());
+                Ok(None)
+            }
+            LegEnd::Unseen(why) | LegEnd::Unwell(why) | LegEnd::Held(why) | LegEnd::Stuck(why) => {
+                tried.push(format!("a lent agent: {why}"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// What was lent is taken back from nodes that are well. One that is not may live by its guard.
+    async fn give_back(&self, nodes: &[(String, NodeEnd)]) -> Result<(), Halt> {
+        let runs = self.shelf.runs()?;
+        for (node, end) in nodes {
+            let lent = format!("03-lend-{node}.");
+            if !runs.iter().any(|n| n.starts_with(&lent)) {
+                continue;
+            }
+            let back = RunbookOp::AgentReturned { node: node.clone() };
+            if !end.is_well() {
+                if !matches!(self.world.look(&back).await, Ok(seen) if seen.so) {
+                    self.note(node, &format!("{node} may keep the agent that was lent to it, and live by its guard; to take it away: ctl uninstall {node}"))?;
+                }
+                continue;
+            }
+            let back = vec![back];
+            self.leg(&Leg::new(8, format!("return-{node}"), back, minutes(5))).await?;
+        }
+        Ok(())
     }
 
     /// `None` when it did not help, and the next resort is to be tried.

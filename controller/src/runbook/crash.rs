@@ -29,6 +29,8 @@ struct State {
     refused: BTreeSet<&'static str>,
     /// Its agent answers by the time SSH is tried.
     comes_back: Option<&'static str>,
+    /// SSH leads there, and its agent's unit does not start.
+    starts_not: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +86,17 @@ impl World for Sim {
         let mut s = self.0.lock().unwrap();
         s.done.push(op.kind());
         match op {
+            RunbookOp::AgentStarted { .. } => {
+                return Err(Failure {
+                    why: "its unit does not start".to_owned(),
+                    retryable: false,
+                });
+            }
+            RunbookOp::AgentLent { node } => {
+                s.agents.insert(name(node));
+                s.so.insert(op.to_string());
+            }
+            RunbookOp::NodeHealed { .. } if s.refused.contains("a heal that helps") => {}
             RunbookOp::NodeHealed { node } => {
                 s.well.insert(name(node));
                 s.api = true;
@@ -124,7 +137,8 @@ impl World for Sim {
 
 impl Desk for Sim {
     fn startable(&self, node: &str) -> Result<(), String> {
-        match self.0.lock().unwrap().comes_back == Some(name(node)) {
+        let s = self.0.lock().unwrap();
+        match [s.comes_back, s.starts_not].contains(&Some(name(node))) {
             true => Ok(()),
             false => Err("no ssh is configured".to_owned()),
         }
@@ -340,4 +354,48 @@ async fn cluster_steps_wait_until_the_api_server_answers_and_nodes_do_not() {
     let done = world.0.lock().unwrap().done.clone();
     let at = |kind: &str| done.iter().position(|d| *d == kind).unwrap();
     assert!(at("node-healed") < at("culprit-stopped"), "{done:?}");
+}
+
+/// styx's agent does not start, and SSH leads there.
+fn lame() -> (Sim, Memory) {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().starts_not = Some("styx");
+    (world, shelf)
+}
+
+#[tokio::test]
+async fn a_node_whose_agent_does_not_start_is_lent_one_which_is_taken_back_and_nothing_is_restarted()
+ {
+    let (world, shelf) = lame();
+    let told = recover(&world, &shelf).await.unwrap();
+    assert_eq!(told.nodes[1].1, NodeEnd::Healed("an agent lent to it over SSH"), "{told:?}");
+    let times = ["agent-lent", "agent-returned", "machine-restarted"].map(|kind| world.times(kind));
+    assert_eq!(times, [1, 1, 0]);
+    // What was not agreed to is not brought there, and the next resort is tried.
+    let (world, shelf) = lame();
+    world.0.lock().unwrap().refused = ["agent-lent"].into();
+    let told = recover(&world, &shelf).await.unwrap();
+    assert_eq!(told.nodes[1].1, NodeEnd::Healed("its provider"), "{told:?}");
+    assert_eq!(["agent-lent", "agent-returned"].map(|kind| world.times(kind)), [0, 0]);
+}
+
+#[tokio::test]
+async fn a_lent_agent_stays_where_its_guard_may_be_all_that_keeps_the_node() {
+    let (world, shelf) = lame();
+    world.0.lock().unwrap().refused =
+        ["a heal that helps", "machine-restarted", "left-cordoned"].into();
+    let told = recover(&world, &shelf).await.unwrap();
+    assert!(matches!(told.nodes[1].1, NodeEnd::Dead(_)), "{told:?}");
+    assert_eq!(["agent-lent", "agent-returned"].map(|kind| world.times(kind)), [1, 0]);
+}
+
+#[tokio::test]
+async fn one_nodes_heal_touches_neither_the_namespace_nor_other_papers_than_its_report() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    let mut alone = opened();
+    alone.nodes.retain(|n| n.name == "styx");
+    let nodes = Conduct::new(&world, &shelf, &alone).one().await.unwrap();
+    assert_eq!(nodes, [("styx".to_owned(), NodeEnd::Healed("its provider"))]);
+    let done = world.0.lock().unwrap().done.clone();
+    assert_eq!(done, ["machine-restarted", "node-restored", "report-written"]);
 }

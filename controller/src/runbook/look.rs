@@ -1,7 +1,7 @@
 //! Phase 0: everything is looked at side by side, and what cannot be seen is said; nothing is touched.
 
 use super::op::Taint;
-use super::opened::{NodeObject, NodeWas};
+use super::opened::{NodeObject, NodeWas, Origin};
 use crate::agent::verdict;
 use crate::cluster::Cluster;
 use crate::error::CommandError;
@@ -23,18 +23,13 @@ pub struct Looked {
     pub gaps: Vec<String>,
 }
 
-/// Looks at these nodes, or at all of the configuration.
+/// Looks at these nodes, or at all of the configuration and the workers that the cluster knows besides.
 pub async fn look(
     session: &Session,
     cluster: Option<&Cluster>,
     named: &[String],
 ) -> Result<Looked, CommandError> {
-    // A recovery acts on what ctl.toml names, as long as it names any: nobody is drawn into it by a list.
-    let ours = session.config.iter().flat_map(|c| c.nodes()).map(str::to_owned).collect::<Vec<_>>();
-    let names = match named.is_empty() && !ours.is_empty() {
-        true => ours,
-        false => session.nodes(named).await?,
-    };
+    let names = session.nodes(named).await?;
     let agents = join_all(names.iter().map(|n| session.agent(n)));
     let objects = async {
         match cluster {
@@ -44,6 +39,7 @@ pub async fn look(
     };
     let (agents, objects) = tokio::join!(agents, objects);
     let mut looked = Looked::default();
+    looked.gaps.extend(session.unlisted().map(|e| e.to_string()));
     let objects = match objects {
         Some(Ok(objects)) => Some(objects),
         Some(Err(e)) => {
@@ -56,7 +52,12 @@ pub async fn look(
         }
     };
     for (name, agent) in names.iter().zip(agents) {
-        let mut was = NodeWas { name: name.clone(), ..NodeWas::default() };
+        let from = match named.is_empty() {
+            false => Origin::Typed,
+            true if session.configured().contains(name) => Origin::File,
+            true => Origin::Cluster,
+        };
+        let mut was = NodeWas { name: name.clone(), from, ..NodeWas::default() };
         match agent {
             Ok(agent) => {
                 // What it saw last may be a minute old; what decides is a fresh look.
@@ -82,6 +83,34 @@ pub async fn look(
         looked.nodes.push(was);
     }
     Ok(looked)
+}
+
+/// One node whose agent could not be reached, as the API server has it; and what could not be seen.
+pub async fn unreached(
+    cluster: Option<&Cluster>,
+    name: &str,
+    why: String,
+) -> (NodeWas, Vec<String>) {
+    let mut was = NodeWas {
+        name: name.to_owned(),
+        from: Origin::Typed,
+        unreached: Some(why),
+        ..NodeWas::default()
+    };
+    let Some(cluster) = cluster else {
+        return (was, vec!["the cluster's nodes: no API server could be asked".to_owned()]);
+    };
+    let gap = match cluster.nodes().await {
+        Err(e) => Some(format!("the cluster's nodes: {}", chain(&e))),
+        Ok(all) => match all.iter().find(|n| n.metadata.name.as_deref() == Some(name)) {
+            Some(node) => {
+                of_object(&mut was, node);
+                None
+            }
+            None => Some(format!("node {name}: the API server knows none of that name")),
+        },
+    };
+    (was, gap.into_iter().collect())
 }
 
 fn of_object(was: &mut NodeWas, node: &Node) {

@@ -7,6 +7,8 @@ pub mod book;
 pub mod card;
 pub mod check;
 pub mod conduct;
+pub mod consent;
+pub mod ended;
 pub mod lease;
 pub mod leg;
 pub mod look;
@@ -18,6 +20,7 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod side;
+pub mod start;
 mod verify;
 pub mod view;
 

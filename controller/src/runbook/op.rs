@@ -59,6 +59,16 @@ pub enum RunbookOp {
         /// Node.
         node: String,
     },
+    /// An agent answers there that was lent for this alone: brought over SSH, it works on the node's own journals.
+    AgentLent {
+        /// Node.
+        node: String,
+    },
+    /// What was lent is gone again, with all it made.
+    AgentReturned {
+        /// Node.
+        node: String,
+    },
     /// The node runs in another boot than before; the provider stopped its machine fully and started it.
     MachineRestarted {
         /// Node.
@@ -181,6 +191,8 @@ impl RunbookOp {
             Self::NamespaceGone { .. } => "namespace-gone",
             Self::NodeHealed { .. } => "node-healed",
             Self::AgentStarted { .. } => "agent-started",
+            Self::AgentLent { .. } => "agent-lent",
+            Self::AgentReturned { .. } => "agent-returned",
             Self::MachineRestarted { .. } => "machine-restarted",
             Self::LeftCordoned { .. } => "left-cordoned",
             Self::Uncordoned { .. } => "uncordoned",
@@ -201,6 +213,8 @@ impl RunbookOp {
         match self {
             Self::NodeHealed { node }
             | Self::AgentStarted { node }
+            | Self::AgentLent { node }
+            | Self::AgentReturned { node }
             | Self::MachineRestarted { node }
             | Self::LeftCordoned { node }
             | Self::Uncordoned { node }
@@ -222,7 +236,7 @@ impl RunbookOp {
         }
     }
 
-    /// It is asked by itself, whatever the plan's confirmation covered: it leaves the house.
+    /// It is asked by itself, whatever the plan's confirmation covered: it leaves the house, or brings something to a node.
     pub fn asked(&self) -> bool {
         matches!(
             self,
@@ -230,6 +244,7 @@ impl RunbookOp {
                 | Self::Pushed { .. }
                 | Self::Commented { .. }
                 | Self::IssueLeft { .. }
+                | Self::AgentLent { .. }
                 | Self::LeftCordoned { .. }
                 | Self::Drained { .. }
         ) || self.typed().is_some()
@@ -245,7 +260,9 @@ impl Op for RunbookOp {
             Self::CleanupBegun { namespace } | Self::NamespaceGone { namespace } => {
                 format!("namespace {namespace}")
             }
-            Self::AgentStarted { node } => format!("agent {node}"),
+            Self::AgentStarted { node }
+            | Self::AgentLent { node }
+            | Self::AgentReturned { node } => format!("agent {node}"),
             Self::MachineRestarted { node } => format!("machine {node}"),
             Self::ClusterVerified => "cluster".to_owned(),
             Self::ReportWritten { path } => format!("file {path}"),
@@ -312,6 +329,10 @@ impl fmt::Display for RunbookOp {
             }
             Self::NodeHealed { node } => write!(f, "heal {node} through its agent"),
             Self::AgentStarted { node } => write!(f, "start {node}'s agent over SSH"),
+            Self::AgentLent { node } => write!(f, "lend {node} an agent over SSH"),
+            Self::AgentReturned { node } => {
+                write!(f, "take away the agent that was lent to {node}")
+            }
             Self::MachineRestarted { node } => {
                 write!(f, "restart {node}'s machine through its provider")
             }

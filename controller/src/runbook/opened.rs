@@ -27,6 +27,35 @@ pub struct Opened {
     pub report: Option<String>,
     /// What could not be seen, and why.
     pub gaps: Vec<String>,
+    /// It is one node's heal by other means than its agent, and no more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub heal: bool,
+}
+
+/// Why a node is looked after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// Its name was typed.
+    #[serde(rename = "typed")]
+    Typed,
+    /// The configuration names it.
+    #[default]
+    #[serde(rename = "ctl.toml")]
+    File,
+    /// The cluster knows it as a worker, and the configuration does not.
+    #[serde(rename = "cluster")]
+    Cluster,
+}
+
+impl Origin {
+    /// For people, after the name.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Typed => "named",
+            Self::File => "from ctl.toml",
+            Self::Cluster => "found in the cluster",
+        }
+    }
 }
 
 /// A node, as it was found.
@@ -34,6 +63,9 @@ pub struct Opened {
 pub struct NodeWas {
     /// Its name.
     pub name: String,
+    /// Why it is looked after.
+    #[serde(default)]
+    pub from: Origin,
     /// What its agent said; `None` when it could not be asked.
     pub verdict: Option<String>,
     /// Why its agent could not be asked.
@@ -63,9 +95,24 @@ pub struct NodeObject {
     pub control_plane: bool,
 }
 
+impl Opened {
+    /// The node, when it is one node's heal.
+    pub fn heal_of(&self) -> Option<&str> {
+        self.nodes.first().map(|n| n.name.as_str()).filter(|_| self.heal)
+    }
+}
+
 impl NodeWas {
+    /// A worker that nobody named, without an agent, and Ready: it may never have had one, and nobody is drawn in by a list.
+    pub fn left_alone(&self) -> bool {
+        self.from == Origin::Cluster && self.verdict.is_none() && self.ready == Some(true)
+    }
+
     /// Does it need anything, as far as was seen? Not being able to ask is no proof of health.
     pub fn is_well(&self) -> bool {
+        if self.left_alone() {
+            return true;
+        }
         let agent = self.verdict.as_deref().map(|v| v == "Healthy" || v == "Moved");
         agent.unwrap_or(false) && self.ready.unwrap_or(true)
     }
@@ -82,7 +129,8 @@ impl NodeWas {
             Some(false) => "the API server says NotReady",
             None => "the API server could not be asked",
         };
-        format!("{agent}; {ready}")
+        let left = if self.left_alone() { ", and it is left alone" } else { "" };
+        format!("{agent}; {ready}{left}")
     }
 }
 
@@ -93,4 +141,27 @@ fn first(why: &str) -> String {
     lines
         .next()
         .map_or_else(|| head.to_owned(), |l| l.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_nobody_named_is_looked_after_when_it_is_lost_and_not_for_want_of_an_agent() {
+        let of = |from, ready| NodeWas {
+            from,
+            ready,
+            unreached: Some("reach styx: no path".to_owned()),
+            ..NodeWas::default()
+        };
+        assert!(of(Origin::Cluster, Some(true)).is_well());
+        assert!(of(Origin::Cluster, Some(true)).words().ends_with("and it is left alone"));
+        for lost in [of(Origin::Cluster, Some(false)), of(Origin::Cluster, None)] {
+            assert!(!lost.is_well(), "{lost:?}");
+        }
+        assert!(
+            !of(Origin::File, Some(true)).is_well() && !of(Origin::Typed, Some(true)).is_well()
+        );
+    }
 }

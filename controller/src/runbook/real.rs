@@ -1,8 +1,10 @@
 //! The hands of a recovery: agents, the API server, the provider, `git`, and the operator at the terminal.
 
 use super::book::Book;
+use super::card::because;
 use super::check::{self, Checked};
 use super::conduct::Desk as Wanted;
+use super::consent::{Consent, console};
 use super::lease::Looks;
 use super::leg::{Leg, World};
 use super::missed::Missed;
@@ -36,19 +38,6 @@ const RESTART: Duration = Duration::from_secs(300);
 
 /// An agent that was started answers within this.
 const ANSWERS: Duration = Duration::from_secs(30);
-
-/// What was agreed to beforehand.
-#[derive(Clone, Debug, Default)]
-pub struct Consent {
-    /// The plan, and whatever can be undone.
-    pub yes: bool,
-    /// Names of what cannot.
-    pub confirmed: Vec<String>,
-    /// How long a healed node must stay well.
-    pub stability: Duration,
-    /// How long to follow an agent at most.
-    pub limit: Duration,
-}
 
 /// The hands.
 #[derive(Debug)]
@@ -99,9 +88,10 @@ impl Real<'_> {
         let agent = self.session.agent(node).await.map_err(|e| failed(&e))?;
         let wish = Wish {
             node,
-            yes: true,
-            from: None,
-            up_to: None,
+            // A recovery's plan was agreed to as a whole.
+            yes: self.consent.yes || !self.consent.heal,
+            from: self.consent.from,
+            up_to: self.consent.up_to,
             stability: self.consent.stability,
             limit: self.consent.limit,
         };
@@ -144,11 +134,26 @@ impl Real<'_> {
         let fail =
             |why: String| Failure { why: format!("start {node}'s agent: {why}"), retryable: true };
         ssh::start_agent(target).await.map_err(|e| fail(e.to_string()))?;
+        self.answers(node).await.map_err(fail)
+    }
+
+    /// Lends the node an agent, and waits until it answers.
+    async fn lend(&self, node: &str) -> Result<(), Failure> {
+        let fail =
+            |why: String| Failure { why: format!("lend {node} an agent: {why}"), retryable: false };
+        let cluster = &self.opened.cluster;
+        let lent = ssh::lend::lend(self.ssh(node), cluster, node).await;
+        let which = lent.map_err(|e| fail(e.to_string()))?;
+        self.session.out.say(format!("{node}: an agent is lent to it: {which}"));
+        self.answers(node).await.map_err(fail)
+    }
+
+    async fn answers(&self, node: &str) -> Result<(), String> {
         let begun = Instant::now();
         loop {
             match self.session.agent(node).await {
                 Ok(_) => return Ok(()),
-                Err(e) if begun.elapsed() > ANSWERS => return Err(fail(e.to_string())),
+                Err(e) if begun.elapsed() > ANSWERS => return Err(e.to_string()),
                 Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
             }
         }
@@ -173,7 +178,8 @@ impl Real<'_> {
     }
 
     async fn verify(&self) -> Result<(), Failure> {
-        let nodes: Vec<String> = self.opened.nodes.iter().map(|n| n.name.clone()).collect();
+        let ours = self.opened.nodes.iter().filter(|n| !n.left_alone());
+        let nodes: Vec<String> = ours.map(|n| n.name.clone()).collect();
         let pods = self.before.values().flat_map(|s| &s.pods);
         let unwell: Vec<String> =
             pods.filter(|p| !p.ready && !p.ready_by_kubelet).map(|p| p.uid.clone()).collect();
@@ -216,7 +222,12 @@ impl World for Real<'_> {
     async fn look(&self, op: &RunbookOp) -> Result<Seen, String> {
         match op {
             RunbookOp::NodeHealed { node } => self.healed(node).await,
-            RunbookOp::AgentStarted { node } => {
+            RunbookOp::AgentReturned { node } => match ssh::lend::is_lent(self.ssh(node)).await {
+                Ok(true) => Ok(Seen::is(false, format!("{node}: an agent is lent to it"))),
+                Ok(false) => Ok(Seen::is(true, format!("{node}: nothing is lent to it"))),
+                Err(e) => Err(e.to_string()),
+            },
+            RunbookOp::AgentStarted { node } | RunbookOp::AgentLent { node } => {
                 // What comes after this is for good: here it is asked afresh, beside SSH.
                 let ways = (self.session.agent(node), ssh::leads(self.ssh(node)));
                 match tokio::join!(ways.0, ways.1) {
@@ -224,7 +235,10 @@ impl World for Real<'_> {
                         self.missed.forget(node);
                         Ok(Seen::is(true, format!("{node}: its agent answers by {}", agent.via)))
                     }
-                    (Err(why), Ok(())) => Ok(Seen::is(false, why.to_string())),
+                    (Err(_), Ok(())) => Ok(Seen::is(
+                        false,
+                        format!("{node}: its agent does not answer, and SSH leads there"),
+                    )),
                     // Where SSH leads nowhere there is nothing to start it by.
                     (Err(_), Err(e)) => Err(e.to_string()),
                 }
@@ -251,6 +265,11 @@ impl World for Real<'_> {
         match op {
             RunbookOp::NodeHealed { node } => self.heal(node).await,
             RunbookOp::AgentStarted { node } => self.start(node).await,
+            RunbookOp::AgentLent { node } => self.lend(node).await,
+            RunbookOp::AgentReturned { node } => {
+                let back = ssh::lend::take_back(self.ssh(node)).await;
+                back.map_err(|e| Failure { why: e.to_string(), retryable: true })
+            }
             RunbookOp::ClusterVerified => self.verify().await,
             RunbookOp::MachineRestarted { node } => self.restart(node).await,
             RunbookOp::ReportWritten { .. }
@@ -296,17 +315,18 @@ impl World for Real<'_> {
                 out.say(format!("Not done: {op}. It cannot be undone; agree to it beforehand: --confirm {name:?}"));
                 return Ok(false);
             }
-            out.say(format!("To {op} cannot be undone. {seen}"));
+            out.say(format!("To {op} cannot be undone. {}. {seen}", capital(because(op))));
             return ask::typed(out, None, name).await;
         }
-        if !self.consent.yes && !out.interactive {
-            out.say(format!(
-                "Not done: {op}. There is no terminal to ask on, and --yes was not given."
-            ));
+        let agreed = self.consent.covers(op);
+        if !agreed && !out.interactive {
+            let how = self.consent.lacks(op);
+            out.say(format!("Not done: {op}; {how}."));
             return Ok(false);
         }
         let seen = if seen.is_empty() { String::new() } else { format!(" ({seen})") };
-        ask::confirm(out, self.consent.yes, &capital(&format!("{op}{seen}?"))).await
+        out.say(format!("Why to {op}: {}.", because(op)));
+        ask::confirm(out, agreed, &capital(&format!("{op}{seen}?"))).await
     }
 
     async fn wait(&self, ms: u64) {
@@ -361,12 +381,7 @@ impl Wanted for Real<'_> {
     }
 
     fn console(&self, node: &str) -> String {
-        let root = "ctl --socket /run/lifeline/agent.sock";
-        format!(
-            "{node} has to be seen to at its own console, as root:\n  {root} diagnose {node}\n  {root} heal {node}\n  \
-             systemctl status lifeline-agent k3s-agent; journalctl -u k3s-agent -n 50\n  \
-             {root} heal {node} --rung reset     # the flush, undone unless confirmed\n  systemctl reboot                    # and if all that is in vain"
-        )
+        console(node)
     }
 
     fn record(&self, _: &Opened) -> Vec<RunbookOp> {

@@ -3,7 +3,7 @@
 use super::card::PHASES;
 use super::conduct::{NodeEnd, Told};
 use super::leg::LegEnd;
-use super::opened::Opened;
+use super::opened::{Opened, Origin};
 use super::report::Told as Run;
 use crate::config::Record;
 use crate::out::{Paint, Tone};
@@ -44,7 +44,7 @@ pub fn plan(
 ) -> String {
     let mut lines = vec![format!("Cluster {}, as it was found:", opened.cluster)];
     for node in &opened.nodes {
-        lines.push(format!("  {}: {}", node.name, node.words()));
+        lines.push(format!("  {} ({}): {}", node.name, node.from.words(), node.words()));
     }
     lines.extend(opened.gaps.iter().map(|g| format!("  not seen: {g}")));
     lines.push(String::new());
@@ -88,6 +88,8 @@ pub struct PlanJson<'a> {
 #[derive(Debug, Serialize)]
 struct NodeJson<'a> {
     node: &'a str,
+    /// `typed`, `ctl.toml` or `cluster`: why it is looked after.
+    from: Origin,
     well: bool,
     verdict: Option<&'a str>,
     ready: Option<bool>,
@@ -114,6 +116,7 @@ pub fn json<'a>(opened: &'a Opened, record: Option<&Record>) -> PlanJson<'a> {
             .iter()
             .map(|n| NodeJson {
                 node: &n.name,
+                from: n.from,
                 well: n.is_well(),
                 verdict: n.verdict.as_deref(),
                 ready: n.ready,
@@ -171,7 +174,8 @@ fn leg(end: &LegEnd) -> String {
     }
 }
 
-fn node(end: &NodeEnd) -> String {
+/// How a node ended, for people.
+pub fn node(end: &NodeEnd) -> String {
     match end {
         NodeEnd::WasWell => "was well".to_owned(),
         NodeEnd::Healed(what) => format!("well again, by {what}"),

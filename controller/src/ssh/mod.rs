@@ -1,7 +1,9 @@
 //! SSH as a way to an agent's unix socket, for when its own port cannot be reached: the operator's `ssh`, keys and `known_hosts`.
 //!
 //! `ssh` carries the socket here, and the agent sees root, as it would on the node itself. All that is ever run on the node is its
-//! agent's start, and `true`.
+//! agent's start, `true`, and what lends it an agent ([`lend`]) and takes that away again.
+
+pub mod lend;
 
 use crate::secret::redact_tokens;
 use std::fs::DirBuilder;
@@ -10,7 +12,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -58,6 +60,8 @@ pub enum SshError {
 pub struct Tunnel {
     /// The socket.
     pub socket: PathBuf,
+    /// That of an agent that was lent to the node, if one was.
+    pub lent: PathBuf,
     dir: PathBuf,
     _ssh: Child,
 }
@@ -96,14 +100,18 @@ async fn words(child: &mut Child) -> String {
 /// Brings a node's agent socket here.
 pub async fn tunnel(target: &str) -> Result<Tunnel, SshError> {
     let dir = place()?;
-    let socket = dir.join("agent.sock");
+    let (socket, lent) = (dir.join("agent.sock"), dir.join("lent.sock"));
     let mut command = ssh();
-    command.arg("-N").arg("-L").arg(format!("{}:{THERE}", socket.display())).args(["--", target]);
+    command.arg("-N");
+    for (here, there) in [(&socket, THERE), (&lent, lend::THERE)] {
+        command.arg("-L").arg(format!("{}:{there}", here.display()));
+    }
+    command.args(["--", target]);
     let mut child = command.spawn().map_err(SshError::Start)?;
     let deadline = Instant::now() + OPEN;
     loop {
         if socket.exists() {
-            return Ok(Tunnel { socket, dir, _ssh: child });
+            return Ok(Tunnel { socket, lent, dir, _ssh: child });
         }
         let failed = match child.try_wait() {
             Ok(Some(_)) => Some(SshError::Said(words(&mut child).await)),
@@ -138,6 +146,40 @@ async fn run(target: &str, line: &str) -> Result<(), SshError> {
         Ok(Ok(_)) => Err(SshError::Said(words(&mut child).await)),
         Ok(Err(e)) => Err(SshError::Start(e)),
         Err(_) => Err(SshError::Late(COMMAND)),
+    }
+}
+
+/// Runs a line there with this on its stdin, and gives what it said.
+async fn bring(
+    target: &str,
+    line: &str,
+    stdin: &[u8],
+    limit: Duration,
+) -> Result<String, SshError> {
+    let mut command = ssh();
+    command.args(["--", target, line]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(SshError::Start)?;
+    let (pipe, mut stdout) = (child.stdin.take(), child.stdout.take());
+    let mut said = String::new();
+    let work = async {
+        let feed = async {
+            if let Some(mut pipe) = pipe {
+                // One that has ended does not read to the end; its exit code tells more than a broken pipe.
+                drop(pipe.write_all(stdin).await);
+            }
+        };
+        let hear = async {
+            if let Some(stdout) = &mut stdout {
+                drop(stdout.read_to_string(&mut said).await);
+            }
+        };
+        tokio::join!(feed, hear, child.wait()).2
+    };
+    match timeout(limit, work).await {
+        Ok(Ok(status)) if status.success() => Ok(said),
+        Ok(Ok(_)) => Err(SshError::Said(words(&mut child).await)),
+        Ok(Err(e)) => Err(SshError::Start(e)),
+        Err(_) => Err(SshError::Late(limit)),
     }
 }
 

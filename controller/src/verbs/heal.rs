@@ -1,5 +1,9 @@
-//! `ctl heal`: reaches the node, lets it climb ([`crate::climb`]), and tells how it went.
+//! `ctl heal`: reaches the node, lets it climb ([`crate::climb`]), and tells how it went. A node whose agent cannot be reached is
+//! brought back by other means ([`other`]), where there are any.
 
+mod other;
+
+use crate::cli::Global;
 use crate::climb::{Heal, Wish};
 use crate::cluster::Cluster;
 use crate::consent::UpTo;
@@ -26,7 +30,15 @@ const HELP: &str = "Examples:
 
 The agent acts rung by rung, cheapest repair first, and looks again after each. What it did not expect when you agreed
 is shown and asked anew. Rungs 5 (reset) and 6 (reboot) are never taken by default: they are named, and their name is typed.
-A reset is undone unless `ctl confirm` comes in time. Ctrl-C stops the watching, never the agent; run it again to go on.
+A reset is undone unless `ctl confirm` comes in time.
+
+Where neither the agent's own address nor SSH leads to it, what else there is, is offered in this
+order, each with its reason and after a fresh look: its unit started over SSH, an agent lent to it
+over SSH, a restart by its provider (by the node's name, typed), what to type at its console, and at
+last cordon, drain and deletion. All of it is journalled. Beforehand: --yes, and --confirm \"NODE\",
+\"cordon NODE\", \"drain NODE\" or \"delete NODE\" for what a yes alone does not cover.
+
+Ctrl-C stops the watching, never the agent; run it again to go on.
 
 Exit codes:
   0  healthy, without our guard
@@ -60,6 +72,9 @@ pub struct Args {
     /// Write the report as Markdown to this file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Agree beforehand to one thing that cannot be undone, by the name that would be typed
+    #[arg(long, value_name = "NAME")]
+    confirm: Vec<String>,
 }
 
 /// A time the node must stay well.
@@ -71,9 +86,12 @@ pub fn stability(text: &str) -> Result<Duration, String> {
 }
 
 /// Runs `ctl heal`.
-pub async fn run(args: &Args, session: &Session) -> Outcome {
+pub async fn run(args: &Args, session: &Session, global: &Global) -> Outcome {
     session.may_act(&format!("heal {}", args.node))?;
     let out = session.out;
+    if let Some(open) = other::unfinished(args, session) {
+        return other::again(args, session, global, &open).await;
+    }
     // An agent that cannot be reached is said at once, whatever the API server does.
     let seen = async { Ok(before(&args.node, session).await) };
     let looked = async { tokio::try_join!(session.agent(&args.node), seen) };
@@ -81,7 +99,12 @@ pub async fn run(args: &Args, session: &Session) -> Outcome {
         out.say("Nothing was done.");
         return Ok(Exit::Unhealthy);
     };
-    let (agent, seen) = looked?;
+    let (agent, seen) = match looked {
+        Err(error) if error.is_unreached() && global.socket.is_none() => {
+            return other::begin(args, session, global, error).await;
+        }
+        looked => looked?,
+    };
     let wish = Wish {
         node: &args.node,
         yes: args.yes,
@@ -177,6 +200,7 @@ pub fn tell(report: Option<&Path>, heal: &Heal<'_>, exit: Exit) -> Outcome {
         proof: heal.proof.as_ref(),
         report: path,
         took: heal.started.elapsed(),
+        other: None,
     };
     out.print(heal_view::summary(&told, out.result));
     out.json(&heal_view::json(&told))?;

@@ -4,7 +4,7 @@ use crate::ask;
 use crate::cli::Global;
 use crate::cluster::Cluster;
 use crate::cluster::namespace::{self, Permit};
-use crate::cluster::pin::{self, Pin, PinError};
+use crate::cluster::pin::Pin;
 use crate::cluster::{kinds, rights};
 use crate::config::Record;
 use crate::error::{CommandError, Kind, Outcome};
@@ -16,20 +16,21 @@ use crate::paper::github::Tracker;
 use crate::runbook::book::{self, Book, wall_ms};
 use crate::runbook::card;
 use crate::runbook::conduct::{Conduct, Told, Word};
+use crate::runbook::consent::Consent;
 use crate::runbook::leg::Halt;
 use crate::runbook::look::{self, Looked};
 use crate::runbook::missed::Missed;
 use crate::runbook::opened::Opened;
-use crate::runbook::real::{Consent, Real};
+use crate::runbook::real::Real;
 use crate::runbook::record::{Papers, runs, usual};
 use crate::runbook::side::Side;
+use crate::runbook::start;
 use crate::runbook::view;
 use crate::secret;
 use crate::session::Session;
 use crate::verbs::heal;
 use crate::verbs::vps::desk::Desk;
 use crate::words;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -56,7 +57,7 @@ Exit codes:
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub struct Args {
-    /// Nodes [default: all of the configuration]
+    /// Nodes [default: those of ctl.toml, and the workers its kubeconfig knows; the plan says which is from where]
     nodes: Vec<String>,
     /// The namespace the culprit lives in; it is cleaned up
     #[arg(long, value_name = "NS")]
@@ -104,12 +105,12 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let Some(config) = &session.config else {
         return Err(CommandError::usage("recover: there is no configuration"));
     };
-    let Some(eyes) = interruptible(open(&session, global)).await else {
+    let Some(eyes) = interruptible(start::open(&session, global)).await else {
         out.say("Nothing was done.");
         return Ok(Exit::Unhealthy);
     };
     let (cluster, provider, mut gaps) = eyes;
-    let pin = pinned(cluster.as_ref(), &config.cluster).await?;
+    let pin = start::pinned(cluster.as_ref(), &config.cluster).await?;
     if args.resume.is_some() {
         let named = args.resume.as_deref().filter(|id| !id.is_empty());
         let (book, opened) = Book::again(&config.cluster, named)?;
@@ -125,8 +126,12 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         && !args.anew
         && let Some(open) = book::unfinished(&config.cluster)?
     {
+        let again = match open.heal_of() {
+            Some(node) => format!("go on with it: ctl heal {node}"),
+            None => "go on with it: ctl recover --resume".to_owned(),
+        };
         return Err(CommandError::usage(format!("recover: recovery {} has not ended", open.id))
-            .hinted("go on with it: ctl recover --resume")
+            .hinted(again)
             .hinted("or leave it as it is: ctl recover --anew"));
     }
     if let Some(namespace) = &args.namespace {
@@ -146,11 +151,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     if let Err(why) = &provider {
         gaps.push(format!("the provider: {why}"));
     }
-    let id = format!(
-        "{}-{}",
-        jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S"),
-        &crate::session::request_id()?[..4]
-    );
+    let id = start::id()?;
     let report = match &args.report {
         Some(path) => Some(std::path::absolute(path).map_err(CommandError::failed)?),
         None => usual(config.record(), &config.cluster, &id),
@@ -166,6 +167,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         nodes,
         report: report.map(|p| p.display().to_string()),
         gaps,
+        heal: false,
     };
     let refused = |node: &str| match &provider {
         Ok(desk) => desk.config.vps(node).err().map(|e| e.to_string()),
@@ -220,51 +222,6 @@ async fn checked_namespace(
     }
 }
 
-/// Everybody who can be asked, and why others cannot.
-async fn open(
-    session: &Session,
-    global: &Global,
-) -> (Option<Cluster>, Result<Desk, String>, Vec<String>) {
-    let mut gaps = Vec::new();
-    let config = session.config.as_ref();
-    let cluster = async {
-        let config = config?;
-        Some(Cluster::open(config.kubeconfig.as_ref()?, config.context.as_deref()).await)
-    };
-    let provider = async {
-        if config.is_some_and(|c| c.provider().is_err()) {
-            return Err("no [provider] is configured".to_owned());
-        }
-        let desk = Desk::open(global, session.out).await.map_err(|e| e.to_string())?;
-        desk.with_eyes(global).await.map_err(|e| e.to_string())
-    };
-    let (cluster, provider) = tokio::join!(cluster, provider);
-    let cluster = match cluster {
-        Some(Ok(cluster)) => Some(cluster),
-        Some(Err(e)) => {
-            gaps.push(format!("the API server: {}", chain(&e)));
-            None
-        }
-        None => None,
-    };
-    (cluster, provider, gaps)
-}
-
-/// Which cluster it is. Another one than is known by this name is refused; one that does not answer is only not acted on.
-async fn pinned(
-    cluster: Option<&Cluster>,
-    name: &str,
-) -> Result<Result<Pin, String>, CommandError> {
-    let Some(cluster) = cluster else {
-        return Ok(Err("no API server is configured, or it cannot be asked".to_owned()));
-    };
-    match pin::certain(cluster, name).await {
-        Ok(pin) => Ok(Ok(pin)),
-        Err(PinError::Cluster(e)) => Ok(Err(chain(&e))),
-        Err(error) => Err(crate::cluster::Failure::from(error).into()),
-    }
-}
-
 /// The issue tracker, with its token; why not, if not, is said when it is asked for.
 async fn tracker(record: Option<&Record>) -> Result<Tracker, String> {
     let github =
@@ -310,14 +267,7 @@ async fn conduct(
     opened: &Opened,
 ) -> Outcome {
     let out = session.out;
-    let mut before = BTreeMap::new();
-    if let Some(cluster) = cluster {
-        for node in opened.nodes.iter().filter(|n| !n.is_well()) {
-            if let Ok(sight) = cluster.look(&node.name).await {
-                before.insert(node.name.clone(), sight);
-            }
-        }
-    }
+    let before = start::before(cluster, opened).await;
     let record = session.config.as_ref().and_then(|c| c.record());
     let name = session.config.as_ref().map_or("", |c| c.cluster.as_str());
     let confirmed = |word: &str| {
@@ -343,6 +293,7 @@ async fn conduct(
             confirmed: args.confirm.clone(),
             stability: args.stability,
             limit: args.limit,
+            ..Consent::default()
         },
         before,
         papers: Papers { book, opened, record, tracker: tracker(record).await },
