@@ -13,6 +13,7 @@ pub mod incident;
 pub mod lab;
 pub mod names;
 pub mod node;
+pub mod package;
 pub mod parts;
 pub mod pki;
 pub mod process;

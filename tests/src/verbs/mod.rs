@@ -7,6 +7,7 @@ pub mod fault;
 pub mod incident;
 pub mod place;
 pub mod recover;
+pub mod release;
 pub mod status;
 pub mod test;
 pub mod up;
