@@ -1,5 +1,6 @@
-//! Says which commit a program was built from: for release builds alone, because a debug build would be made anew for each
-//! commit. `LIFELINE_BUILD` answers where there is no git, as in a package's source archive. Nothing is asked of the network.
+//! Says which commit a program was built from and for which machine: for release builds alone, because a debug build would be made
+//! anew for each commit. `LIFELINE_BUILD` answers where there is no git, as in a package's source archive; no clock, no host name and
+//! no folder of the builder's gets into it. Nothing is asked of the network. And how a static program is linked.
 
 use std::env;
 use std::path::Path;
@@ -13,8 +14,31 @@ fn main() {
         (None, Ok("release")) => described().unwrap_or_else(|| "no git".to_owned()),
         (None, _) => "debug build".to_owned(),
     };
-    let version = env::var("CARGO_PKG_VERSION").unwrap_or_default();
-    println!("cargo:rustc-env=LIFELINE_VERSION={version} ({build})");
+    let (version, target) = (said("CARGO_PKG_VERSION"), said("TARGET"));
+    println!("cargo:rustc-env=LIFELINE_VERSION={version} ({build}, {target})");
+    if said("CARGO_CFG_TARGET_ENV") == "musl" && said("CARGO_CFG_PANIC") == "abort" {
+        link();
+    }
+}
+
+/// What makes a static program a fifth smaller.
+fn link() {
+    println!("cargo:rerun-if-changed=no-unwinding.ld");
+    // Of whichever package this is: the script lies beside it, or in the agent's folder.
+    let here = said("CARGO_MANIFEST_DIR");
+    let script = ["no-unwinding.ld", "../agent/no-unwinding.ld"].map(|p| Path::new(&here).join(p));
+    if let Some(script) = script.iter().find(|p| p.exists()) {
+        println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", script.display());
+    }
+    // A static program finds its own place; half a megabyte of addresses says how, when they are not packed. binutils packs them
+    // for this machine alone.
+    if said("CARGO_CFG_TARGET_ARCH") == "x86_64" {
+        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
+}
+
+fn said(name: &str) -> String {
+    env::var(name).unwrap_or_default()
 }
 
 /// The commit, and whether files differ from it.

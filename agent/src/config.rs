@@ -282,6 +282,7 @@ pub fn serial(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::Fuzz;
     use lifeline_core::policy::Mode;
 
     fn read(text: &str) -> Result<Config, String> {
@@ -378,6 +379,26 @@ mod tests {
             assert!(found.contains(wanted), "{text:?}\n  found  {found}\n  wanted {wanted}");
             assert!(found.starts_with("read configuration /etc/lifeline/agent.toml"), "{found}");
         }
+    }
+
+    #[test]
+    fn any_configuration_is_refused_with_its_line_or_makes_sense() {
+        let fuzz = Fuzz::new("agent-toml").folder("../systemd", |p| p.ends_with("agent.toml"));
+        fuzz.folder("tests/corpus/agent-toml", |_| true).run(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            match Config::parse(Path::new("/agent.toml"), &text) {
+                Err(ConfigError::Form { line, .. }) => {
+                    assert!((1..=text.lines().count() + 1).contains(&line), "line {line}");
+                }
+                Err(_) => {}
+                Ok(c) => {
+                    assert!(c.state.is_absolute() && c.run.is_absolute());
+                    assert!(c.limits.reserved < c.limits.connections);
+                    assert!(c.policy.lifeline & c.policy.see_through == 0);
+                    assert!(c.tls.denied_serials.iter().all(|s| serial(s).is_some()));
+                }
+            }
+        });
     }
 
     #[test]

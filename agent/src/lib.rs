@@ -9,6 +9,9 @@ pub mod children;
 pub mod clock;
 pub mod config;
 pub mod event;
+#[cfg(test)]
+#[path = "../core/tests/fuzz/mod.rs"]
+mod fuzz;
 pub mod guard;
 pub mod hints;
 pub mod journal;

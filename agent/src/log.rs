@@ -113,6 +113,7 @@ fn parse(text: &str) -> Result<Page, LogError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::Fuzz;
 
     #[test]
     fn lines_are_told_in_order_without_secrets_and_with_where_they_end() {
@@ -127,6 +128,19 @@ mod tests {
         assert_eq!(page.lines[1].text, "[3 bytes that are no text]");
         assert_eq!(parse("").unwrap(), Page::default());
         assert!(parse("-- No entries --").is_err());
+    }
+
+    #[test]
+    fn whatever_journalctl_says_is_told_line_by_line_or_is_an_error() {
+        Fuzz::new("journalctl").folder("tests/corpus/journalctl", |_| true).run(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Ok(page) = parse(&text) else { return };
+            let said = text.lines().filter(|l| !l.trim().is_empty()).count();
+            assert_eq!(page.lines.len(), said, "none is lost");
+            for line in &page.lines {
+                assert!(line.text.len() <= 4 * LONGEST && !line.text.contains('\u{1b}'));
+            }
+        });
     }
 
     #[tokio::test]

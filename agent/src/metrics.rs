@@ -2,7 +2,7 @@
 //! socket, and as a file for node_exporter where the configuration names one.
 
 mod socket;
-mod textfile;
+pub mod textfile;
 
 use crate::config::Metrics;
 use crate::runs::Node;

@@ -280,6 +280,7 @@ fn address(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::Fuzz;
 
     const GOOD: &str = r#"
 cluster = "lab"
@@ -337,6 +338,25 @@ addresses = ["192.168.2.80", "fd00::80", "10.0.0.9:7000", "calypso.example"]
         );
         assert!(message("cluster = 3").contains("line 1"));
         assert!(message("[tls]\nca = 'x'\n").contains("missing key `cert`"));
+    }
+
+    #[test]
+    fn any_configuration_is_refused_with_its_line_or_makes_sense() {
+        Fuzz::new("ctl-toml").folder("tests/corpus/ctl-toml", |_| true).run(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            match parse(&text) {
+                Err(ConfigError::Line { line, .. }) => {
+                    assert!((1..=text.lines().count() + 1).contains(&line), "line {line}");
+                }
+                Err(_) => {}
+                Ok(c) => {
+                    for node in c.nodes() {
+                        let addresses = c.addresses(node).unwrap();
+                        assert!(addresses.iter().all(|a| a.contains(':')), "{addresses:?}");
+                    }
+                }
+            }
+        });
     }
 
     #[test]

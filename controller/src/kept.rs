@@ -112,3 +112,21 @@ impl Kept {
         report::markdown(&incident, &self.borrowed())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::Fuzz;
+
+    #[test]
+    fn what_an_agent_told_is_kept_as_it_was_and_can_always_be_reported() {
+        Fuzz::new("kept").folder("tests/corpus/kept", |_| true).run(|bytes| {
+            let Ok(kept) = serde_json::from_slice::<Kept>(bytes) else { return };
+            let json = serde_json::to_string(&kept).unwrap();
+            let again: Kept = serde_json::from_str(&json).unwrap();
+            assert_eq!(serde_json::to_string(&again).unwrap(), json);
+            assert!(!kept.markdown().is_empty());
+            let _restarted = kept.restarted_ms();
+        });
+    }
+}

@@ -14,6 +14,9 @@ mod exit;
 mod files;
 mod follow;
 mod found;
+#[cfg(test)]
+#[path = "../../agent/core/tests/fuzz/mod.rs"]
+mod fuzz;
 mod heal_view;
 mod https;
 mod identity;

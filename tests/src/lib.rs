@@ -14,6 +14,7 @@ pub mod incident;
 pub mod lab;
 pub mod names;
 pub mod node;
+pub mod package;
 pub mod parts;
 pub mod pki;
 pub mod process;

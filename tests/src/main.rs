@@ -32,6 +32,8 @@ enum Verb {
     Test(verbs::test::Args),
     /// Measure what Lifeline reaches on live nodes, each figure beside a baseline of the same run
     Bench(verbs::bench::Args),
+    /// Build what is released: static programs, the agent's Debian package, their checksums
+    Release(verbs::release::Args),
     /// Take everything away, also what a killed lab left behind
     Down,
     /// Say what runs and how it is
@@ -96,6 +98,10 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     names::choose_by_environment()?;
     let progress = Progress::new();
+    // Raises nothing, and what it builds is its caller's.
+    if let Verb::Release(args) = &verb {
+        return verbs::release::run(args, &progress);
+    }
     if !rustix::process::geteuid().is_root() && parts::is_there("sudo") {
         return elevate(&verb, &progress);
     }
@@ -105,6 +111,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Recover(args) => verbs::recover::run(&args, &progress)?,
         Verb::Test(args) => return verbs::test::run(&args, &progress),
         Verb::Bench(args) => return verbs::bench::run(&args, &progress),
+        Verb::Release(args) => return verbs::release::run(&args, &progress),
         Verb::Down => lab::down(&progress)?,
         Verb::Status(args) => return verbs::status::run(&args),
         Verb::Shell(args) => return verbs::place::shell(args),

@@ -32,8 +32,12 @@ struct Cli {
 enum Command {
     /// Read the configuration and the certificates, and say what is wrong with them
     CheckConfig,
-    /// Take away every rule and route of ours; for when the agent is removed
-    Cleanup,
+    /// Take away every rule and route of ours, and the file of metrics; for when the agent is removed
+    Cleanup {
+        /// Only say whether the node needs them: fails while the guard stands
+        #[arg(long)]
+        check: bool,
+    },
     /// Look at this node once and print what is seen, a line for each object; changes nothing
     Look {
         /// Only what the guard goes by: links, addresses, rules, routes and where critical traffic leaves
@@ -62,7 +66,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         None => run::run(&cli.config),
         Some(Command::CheckConfig) => check_config::check(&cli.config),
-        Some(Command::Cleanup) => cleanup::cleanup(&cli.config),
+        Some(Command::Cleanup { check: true }) => cleanup::check(),
+        Some(Command::Cleanup { check: false }) => cleanup::cleanup(&cli.config),
         Some(Command::Look { quick, times }) => look::look(&cli.config, quick, times),
         Some(Command::RequestCertificate { key }) => request_certificate::request(&key),
         Some(Command::Resume { run }) => resume::resume(&cli.config, &run),

@@ -35,7 +35,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
 /// How long callers have to hang up when the agent stops.
@@ -81,7 +81,14 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 
 /// To the journal with its fields under systemd, to stderr elsewhere; never both, or every line is there twice.
 pub fn speak() {
-    let filter = EnvFilter::try_from_env("LIFELINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // `debug`, or `lifeline_agent::guard=trace,info`. The filter that knows spans, too, brings a regex engine's builder along.
+    let wanted = std::env::var("LIFELINE_LOG").ok().filter(|w| !w.trim().is_empty());
+    let parsed = wanted.as_deref().map(str::parse::<Targets>).transpose();
+    let (filter, wrong) = match parsed {
+        Ok(filter) => (filter, None),
+        Err(why) => (None, Some(why)),
+    };
+    let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let registry = tracing_subscriber::registry().with(filter);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
@@ -92,6 +99,11 @@ pub fn speak() {
     match journal {
         Some(journal) => registry.with(journal).init(),
         None => registry.with(stderr).init(),
+    }
+    if let Some(why) = wrong {
+        tracing::warn!(
+            "read LIFELINE_LOG: {why}: info is told instead; try debug, or lifeline_agent=debug,info"
+        );
     }
 }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::str::FromStr;
 
 /// The port k3s's server listens on unless told otherwise.
 pub(super) const API_PORT: u16 = 6443;
@@ -34,13 +35,12 @@ pub(super) fn read(places: &Places) -> Seen<Cluster> {
     let mut gap = |why: String| gaps.push(Gap { what: Sense::Cluster, why });
     let config = config(&places.etc.join("rancher/k3s"), &mut gap);
     let first = |key: &str| config.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+    let service_cidr = first("service-cidr").unwrap_or_else(|| SERVICE_CIDR.to_owned());
     let mut cluster = Cluster {
         node: places.node.clone().unwrap_or_default(),
-        node_ip: first("node-ip").and_then(|ip| ip.parse().ok()),
+        node_ip: first("node-ip").and_then(|ip| said("k3s's node-ip", &ip, &mut gap)),
         api: places.api.clone(),
-        service_cidr: first("service-cidr")
-            .and_then(|c| c.parse().ok())
-            .or_else(|| SERVICE_CIDR.parse().ok()),
+        service_cidr: said("k3s's service-cidr", &service_cidr, &mut gap),
         ..Cluster::default()
     };
     if cluster.node.is_empty() {
@@ -61,12 +61,8 @@ pub(super) fn read(places: &Places) -> Seen<Cluster> {
     // Flannel writes it when k3s has come up; before that, and with another CNI, there is none.
     match text(&places.run.join("flannel/subnet.env")) {
         Ok(Some(env)) => {
-            let value = |key: &str| {
-                let line = env.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='))?;
-                line.trim().trim_matches('"').parse::<Prefix>().ok()
-            };
-            cluster.pod_cidr = value("FLANNEL_SUBNET");
-            cluster.cluster_cidr = value("FLANNEL_NETWORK");
+            cluster.pod_cidr = flannel(&env, "FLANNEL_SUBNET", &mut gap);
+            cluster.cluster_cidr = flannel(&env, "FLANNEL_NETWORK", &mut gap);
         }
         Ok(None) => {}
         Err(why) => gap(why),
@@ -103,6 +99,23 @@ pub(super) fn is_link_local(addr: IpAddr) -> bool {
     }
 }
 
+/// A value that is there is understood, or a gap: "could not read" is not "nobody said".
+fn said<T: FromStr>(what: &str, value: &str, gap: &mut impl FnMut(String)) -> Option<T> {
+    let read = value.parse().ok();
+    if read.is_none() {
+        gap(format!("read {what}: {value:?} is not understood"));
+    }
+    read
+}
+
+/// One prefix of flannel's `subnet.env`; a cluster of IPv6 alone has none of IPv4.
+fn flannel(env: &str, key: &str, gap: &mut impl FnMut(String)) -> Option<Prefix> {
+    let line = env.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='))?;
+    // So says flannel where there is no network of a family.
+    let value = line.trim().trim_matches('"');
+    if value.is_empty() { None } else { said(&format!("flannel's {key}"), value, gap) }
+}
+
 /// A file's content; `None` when there is no such file.
 fn text(path: &Path) -> Result<Option<String>, String> {
     match std::fs::read_to_string(path) {
@@ -121,11 +134,7 @@ fn endpoints(dir: &Path) -> Result<Vec<SocketAddr>, String> {
         let path = dir.join(name);
         let Some(json) = text(&path)? else { continue };
         found = true;
-        let parsed: Balancer =
-            serde_json::from_str(&json).map_err(|e| format!("read {}: {e}", path.display()))?;
-        let url = parsed.server_url.trim_start_matches("https://").trim_end_matches('/').to_owned();
-        let listed = parsed.server_addresses.unwrap_or_default().into_iter().chain([url]);
-        for address in listed.filter_map(|a| endpoint(&a)) {
+        for address in listed(&json).map_err(|e| format!("read {}: {e}", path.display()))? {
             if !api.contains(&address) {
                 api.push(address);
             }
@@ -136,6 +145,14 @@ fn endpoints(dir: &Path) -> Result<Vec<SocketAddr>, String> {
         (true, true) => Err(format!("read {}: no endpoint there is an address", dir.display())),
         (true, false) => Ok(api),
     }
+}
+
+/// The addresses in one such file, the server's own last.
+fn listed(json: &str) -> Result<Vec<SocketAddr>, serde_json::Error> {
+    let parsed: Balancer = serde_json::from_str(json)?;
+    let url = parsed.server_url.trim_start_matches("https://").trim_end_matches('/').to_owned();
+    let all = parsed.server_addresses.unwrap_or_default().into_iter().chain([url]);
+    Ok(all.filter_map(|a| endpoint(&a)).collect())
 }
 
 /// `203.0.113.10:6443`, `[fd00::1]:6443`, or the address alone. Names are not resolved: the resolver may be what is broken.
@@ -162,11 +179,16 @@ fn certified(path: &Path) -> Result<String, String> {
 /// `config.yaml` and `config.yaml.d/*.yaml`: the flat `key: value` lines alone, later ones win. Of a list, the first value.
 fn config(dir: &Path, gap: &mut impl FnMut(String)) -> Vec<(String, String)> {
     let mut files = vec![dir.join("config.yaml")];
-    if let Ok(more) = std::fs::read_dir(dir.join("config.yaml.d")) {
-        let mut more: Vec<_> = more.flatten().map(|e| e.path()).collect();
-        more.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml"));
-        more.sort();
-        files.append(&mut more);
+    let folder = dir.join("config.yaml.d");
+    match std::fs::read_dir(&folder).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+        Ok(more) => {
+            let mut more: Vec<_> = more.into_iter().map(|e| e.path()).collect();
+            more.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml"));
+            more.sort();
+            files.append(&mut more);
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => gap(format!("read {}: {e}", folder.display())),
     }
     let mut pairs = Vec::new();
     for file in files {
@@ -213,6 +235,7 @@ fn scalar(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::Fuzz;
     use std::fs;
 
     fn places(dir: &Path) -> Places {
@@ -277,6 +300,60 @@ mod tests {
             ..places(dir.path())
         };
         assert_eq!(read(&told).gaps, []);
+    }
+
+    #[test]
+    fn what_is_there_and_not_understood_is_a_gap_and_never_the_usual_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let p = Places {
+            node: Some("calypso".into()),
+            api: vec!["203.0.113.10:6443".parse().unwrap()],
+            ..places(dir.path())
+        };
+        write(
+            &p.run.join("flannel/subnet.env"),
+            "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.1.",
+        );
+        write(&p.etc.join("rancher/k3s/config.yaml"), "service-cidr: 10.43.0\nnode-ip: calypso\n");
+        write(&p.etc.join("rancher/k3s/config.yaml.d"), "a file in the folder's place");
+        let seen = read(&p);
+        assert_eq!(seen.found.service_cidr, None, "not k3s's default: another one is set");
+        assert_eq!((seen.found.node_ip, seen.found.pod_cidr), (None, None));
+        let whys: Vec<_> = seen.gaps.iter().map(|g| g.why.as_str()).collect();
+        for part in ["config.yaml.d", "service-cidr", "node-ip", "FLANNEL_SUBNET"] {
+            assert!(whys.iter().any(|w| w.contains(part)), "{part}: {whys:?}");
+        }
+        assert_eq!(whys.len(), 4, "{whys:?}");
+    }
+
+    #[test]
+    fn k3s_files_are_understood_or_said_not_to_be_whatever_is_in_them() {
+        let corpus =
+            |kind: &'static str| Fuzz::new(kind).folder(format!("tests/corpus/{kind}"), |_| true);
+        corpus("balancer").run(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            // Names are passed over here, and no address at all is an error one level up.
+            for address in listed(&text).unwrap_or_default() {
+                assert!(text.contains(&address.port().to_string()) || address.port() == API_PORT);
+            }
+        });
+        corpus("k3s-config").run(|bytes| {
+            let yaml = String::from_utf8_lossy(bytes);
+            for (key, value) in flat(&yaml) {
+                assert!(yaml.contains(&key) && yaml.contains(&value), "{key:?}: {value:?}");
+            }
+        });
+        corpus("flannel").run(|bytes| {
+            let env = String::from_utf8_lossy(bytes);
+            for key in ["FLANNEL_SUBNET", "FLANNEL_NETWORK"] {
+                let mut gaps = 0;
+                let found = flannel(&env, key, &mut |_| gaps += 1);
+                let set = env.lines().filter_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+                let set =
+                    set.map(|v| v.trim().trim_matches('"')).next().is_some_and(|v| !v.is_empty());
+                assert_eq!(set, found.is_some() || gaps == 1, "{key} in {env:?}");
+            }
+        });
     }
 
     #[test]

@@ -197,6 +197,16 @@ fn epoch_ms(text: &str) -> Option<i64> {
     let (hms, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let mut parts = hms.splitn(3, ':').map(|p| p.parse::<i64>().ok());
     let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
+    // A year of nineteen digits is no year, and what is counted from it is no time.
+    let within =
+        (0..=9_999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !within
+        || !(0..24).contains(&hour)
+        || !(0..60).contains(&minute)
+        || !(0..=60).contains(&second)
+    {
+        return None;
+    }
     let ms: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
     // Days since 1970 in the Gregorian calendar, with the year beginning in March.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
@@ -210,6 +220,7 @@ fn epoch_ms(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::Fuzz;
 
     #[test]
     fn the_times_kubernetes_writes_are_read() {
@@ -218,6 +229,22 @@ mod tests {
         assert_eq!(epoch_ms("2026-11-23T08:46:51.123456Z"), Some(1_795_423_611_123));
         assert_eq!(epoch_ms(""), None);
         assert_eq!(epoch_ms("2026-11-23T08:46Z"), None);
+        assert_eq!(epoch_ms("9223372036854775807-11-23T08:46:00Z"), None);
+        assert_eq!(epoch_ms("2026-11-23T08:46:-1Z"), None);
+    }
+
+    #[test]
+    fn any_answer_about_a_lease_is_understood_or_no_lease() {
+        Fuzz::new("lease").folder("tests/corpus/lease", |_| true).run(|bytes| {
+            if let Ok(found) = body(bytes) {
+                assert!(found.len() <= bytes.len());
+            }
+            for word in String::from_utf8_lossy(bytes).split('"') {
+                // From the year 0 to the year 10 000.
+                let possible = |ms| (-62_167_219_200_000..=253_402_300_800_999).contains(&ms);
+                assert!(epoch_ms(word).is_none_or(possible), "{word}");
+            }
+        });
     }
 
     #[test]

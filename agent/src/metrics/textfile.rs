@@ -73,6 +73,20 @@ fn replace(path: &Path, page: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Takes the file away, and what a killed agent left half-written beside it. That there is none is fine.
+///
+/// # Errors
+/// When it is there and stays.
+pub fn forget(path: &Path) -> io::Result<()> {
+    for file in [path, &path.with_extension("prom.new")] {
+        match fs::remove_file(file) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +106,21 @@ mod tests {
         assert!(about.is_file());
         assert_eq!(about.permissions().mode() & 0o777, 0o644);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside it");
+    }
+
+    #[test]
+    fn it_is_forgotten_whole_and_once_is_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lifeline.prom");
+        replace(&path, b"lifeline_looks_total 1\n").unwrap();
+        fs::write(dir.path().join("lifeline.prom.new"), "half").unwrap();
+        fs::write(dir.path().join("other.prom"), "theirs").unwrap();
+        forget(&path).unwrap();
+        forget(&path).unwrap();
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["other.prom"]);
+        forget(Path::new("/nonexistent/lifeline.prom")).unwrap();
     }
 
     #[test]

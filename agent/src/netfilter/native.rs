@@ -91,10 +91,10 @@ fn read_chain(
     let cut = || ReadError::Malformed { why: format!("cut short in chain: {name}") };
     let mut chain = Chain { name: name.to_owned(), policy: None, hook: None };
     let mut rules = Vec::new();
-    let mut pending = String::new();
+    let mut pending = Statement::default();
     loop {
         let line = lines.next().ok_or_else(cut)?.trim();
-        if pending.is_empty() {
+        if pending.text.is_empty() {
             if line == "}" {
                 break;
             }
@@ -110,19 +110,56 @@ fn read_chain(
             if line.is_empty() || line.starts_with("comment ") {
                 continue;
             }
-        } else {
-            pending.push(' ');
         }
-        pending.push_str(line);
         // A rule ends with its handle; a long set inside it may take several lines.
-        let Some((spec, handle)) = pending.rsplit_once(" # handle ") else { continue };
-        let Ok(handle) = handle.parse::<u64>() else { continue };
-        rules.push(NfRule { chain: name.to_owned(), spec: squeezed(spec), handle: Some(handle) });
-        pending.clear();
+        let ended = line.rsplit_once("# handle ");
+        let ended = ended.and_then(|(spec, handle)| Some((spec, handle.parse::<u64>().ok()?)));
+        pending.add(ended.map_or(line, |(spec, _)| spec));
+        let bad = |what: &str| ReadError::Malformed {
+            why: format!("{what} in chain {name}: {}", pending.text),
+        };
+        match (ended, pending.open) {
+            (Some((_, handle)), 0) => {
+                let spec = squeezed(&pending.text);
+                rules.push(NfRule { chain: name.to_owned(), spec, handle: Some(handle) });
+                pending = Statement::default();
+            }
+            // Rules within a rule (`jump { … }`) have handles of their own.
+            (Some(_), _) => return Err(bad("a rule of several")),
+            // What is neither a rule nor the first lines of one would take the next rule along, or the next chain.
+            (None, ..=0) => return Err(bad("a rule without a handle")),
+            (None, _) => {}
+        }
     }
     table.chains.push(chain);
     table.rules.append(&mut rules);
     Ok(())
+}
+
+/// What has come of a rule, read once however many lines it has.
+#[derive(Default)]
+struct Statement {
+    text: String,
+    /// How many braces are open at its end; what is quoted opens and closes none.
+    open: i64,
+    quoted: bool,
+}
+
+impl Statement {
+    fn add(&mut self, line: &str) {
+        if !self.text.is_empty() {
+            self.text.push(' ');
+        }
+        self.text.push_str(line);
+        for c in line.chars() {
+            match c {
+                '"' => self.quoted = !self.quoted,
+                '{' if !self.quoted => self.open += 1,
+                '}' if !self.quoted => self.open -= 1,
+                _ => {}
+            }
+        }
+    }
 }
 
 /// With one space where nft prints several: an expression it has no words for (a comment match) leaves a hole. What is quoted
@@ -142,6 +179,7 @@ fn squeezed(spec: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::Fuzz;
 
     const NFT: &str = "# Warning: table ip filter is managed by iptables-nft, do not touch!\n\
         table ip filter { # handle 1\n\tset myset { # handle 10\n\t\ttype ipv4_addr\n\t\telements = { 1.2.3.4,\n\
@@ -150,6 +188,31 @@ mod tests {
         \t\ttcp dport { 1, 2,\n\t\t\t 443 } accept comment \"x  # handle y\" # handle 9\n\t}\n\n\
         \tchain INPUT { # handle 2\n\t\ttype filter hook input priority 0; policy accept;\n\
         \t\tcounter jump ts-input # handle 3\n\t}\n}\n";
+
+    #[test]
+    fn a_rule_without_a_handle_does_not_take_the_next_chain_along() {
+        let torn = NFT.replace("counter accept # handle 4", "counter accept");
+        let why = parse_nft(&torn, Family::V4).unwrap_err().to_string();
+        assert!(why.contains("without a handle in chain ts-input"), "{why}");
+    }
+
+    #[test]
+    fn any_listing_is_refused_or_every_handle_in_it_is_a_rule() {
+        let fuzz = Fuzz::new("nft").folder("tests/captures", |p| p.ends_with("nft.txt"));
+        fuzz.folder("tests/corpus/nft", |_| true).run(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            for family in [Family::V4, Family::V6] {
+                for table in parse_nft(&text, family).unwrap_or_default() {
+                    for rule in &table.rules {
+                        assert!(table.chains.iter().any(|c| c.name == rule.chain));
+                        let handle = format!("# handle {}", rule.handle.unwrap());
+                        assert!(text.contains(&handle), "{handle}");
+                    }
+                }
+            }
+            let _inet = parse_inet(&text);
+        });
+    }
 
     #[test]
     fn an_nft_listing_is_read_with_hooks_and_handles_past_sets() {

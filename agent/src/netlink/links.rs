@@ -203,12 +203,12 @@ impl Kernel {
 }
 
 /// A device whose master has only its index yet.
-struct Bare {
+pub(super) struct Bare {
     link: Link,
     master: Option<u32>,
 }
 
-fn bare(message: LinkMessage) -> Bare {
+pub(super) fn bare(message: LinkMessage) -> Bare {
     let flags = message.header.flags;
     let mut link = Link {
         name: String::new(),
@@ -251,7 +251,7 @@ fn is_persist(info: &InfoTun) -> bool {
     }
 }
 
-fn addr_of(message: &AddressMessage) -> Option<IpAddr> {
+pub(super) fn addr_of(message: &AddressMessage) -> Option<IpAddr> {
     let mut found = None;
     for attribute in &message.attributes {
         match attribute {
@@ -264,7 +264,7 @@ fn addr_of(message: &AddressMessage) -> Option<IpAddr> {
     found
 }
 
-fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
+pub(super) fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some((*a).into()),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some((*a).into()),

@@ -4,6 +4,8 @@
 //! what is right.
 
 mod events;
+#[cfg(test)]
+mod fuzzed;
 mod links;
 mod lookup;
 mod nftables;

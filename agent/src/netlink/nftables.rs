@@ -48,11 +48,9 @@ async fn tables(number: u8) -> Result<Vec<String>, NetlinkError> {
     let what = "list nf_tables tables";
     let asked = ask(what, GET_TABLE, REQUEST | DUMP, number, |kind, message| {
         if kind == NEW_TABLE {
-            let mut all = attributes(message, HEADER + GENERAL);
-            let name = all.find(|(k, _)| *k == FIRST).map(|(_, value)| value);
-            let text = name.unwrap_or_default().split(|b| *b == 0).next().unwrap_or_default();
-            names.push(String::from_utf8_lossy(text).into_owned());
+            names.push(name_of(message)?);
         }
+        Some(())
     });
     match asked.await {
         Err(e) if e.errno() == Some(EINVAL) => Ok(Vec::new()),
@@ -69,10 +67,9 @@ pub async fn nft_generation() -> Result<Option<u32>, NetlinkError> {
     let what = "read nf_tables' generation";
     let asked = ask(what, GET_GEN, REQUEST | ACK, 0, |kind, message| {
         if kind == NEW_GEN {
-            let id = attributes(message, HEADER + GENERAL).find(|(k, _)| *k == FIRST);
-            let id = id.and_then(|(_, value)| value.try_into().ok());
-            generation = id.map(u32::from_be_bytes);
+            generation = Some(generation_of(message)?);
         }
+        Some(())
     });
     match asked.await {
         Err(e) if e.errno() == Some(EINVAL) => Ok(None),
@@ -80,18 +77,32 @@ pub async fn nft_generation() -> Result<Option<u32>, NetlinkError> {
     }
 }
 
+/// A table's name: one without is no table, and no reason to believe that there are fewer.
+pub(super) fn name_of(message: &[u8]) -> Option<String> {
+    let name = attributes(message, HEADER + GENERAL).find(|(k, _)| *k == FIRST)?.1;
+    let text = name.split(|b| *b == 0).next().filter(|t| !t.is_empty())?;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
+/// The number of the ruleset.
+pub(super) fn generation_of(message: &[u8]) -> Option<u32> {
+    let (_, id) = attributes(message, HEADER + GENERAL).find(|(k, _)| *k == FIRST)?;
+    id.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// Asks, and hands over what is of that family; `None` from `each` says that it cannot be read.
 async fn ask(
     what: &str,
     kind: u16,
     flags: u16,
     family: u8,
-    mut each: impl FnMut(u16, &[u8]),
+    mut each: impl FnMut(u16, &[u8]) -> Option<()>,
 ) -> Result<(), NetlinkError> {
     let body = [family, 0, 0, 0];
     let call = converse(what, NETLINK_NETFILTER, kind, flags, &body, |kind, message| {
         // Of another family when the kernel ignores the one asked for.
         if family == 0 || message.get(HEADER) == Some(&family) || u16_at(message, 4).is_none() {
-            each(kind, message);
+            each(kind, message).ok_or_else(|| NetlinkError::Garbled { what: what.to_owned() })?;
         }
         Ok(())
     });

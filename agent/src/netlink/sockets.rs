@@ -67,7 +67,8 @@ impl Kernel {
             let states = STATES.iter().fold(0u32, |bits, (n, _)| bits | 1 << n);
             let body = request(family, states, &[0; ID]);
             let call = converse(what, NETLINK_SOCK_DIAG, BY_FAMILY, DUMP, &body, |_, message| {
-                all.extend(message.get(HEADER..).and_then(read));
+                let garbled = || NetlinkError::Garbled { what: what.to_owned() };
+                all.extend(message.get(HEADER..).and_then(read).ok_or_else(garbled)?);
                 Ok(())
             });
             timeout(LIMIT, call)
@@ -101,10 +102,10 @@ fn request(family: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
     body
 }
 
-/// One `inet_diag_msg`.
-fn read(message: &[u8]) -> Option<TcpSocket> {
+/// One `inet_diag_msg`; an inner `None` for a socket in a state that was not asked for.
+pub(super) fn read(message: &[u8]) -> Option<Option<TcpSocket>> {
     let (family, state) = (*message.first()?, *message.get(1)?);
-    let state = STATES.iter().find(|(n, _)| *n == state)?.1.to_owned();
+    let Some((_, state)) = STATES.iter().find(|(n, _)| *n == state) else { return Some(None) };
     let id: [u8; ID] = message.get(4..4 + ID)?.try_into().ok()?;
     let port = |at: usize| Some(u16::from_be_bytes([*id.get(at)?, *id.get(at + 1)?]));
     let addr = |at: usize| address(family, id.get(at..at + 16)?);
@@ -113,14 +114,14 @@ fn read(message: &[u8]) -> Option<TcpSocket> {
     let mark = attributes(message, MESSAGE).find(|(kind, _)| *kind == MARK);
     let mark = mark.and_then(|(_, value)| u32_at(value, 0)).unwrap_or(0);
     let socket = Socket {
-        state,
+        state: (*state).to_owned(),
         src: SocketAddr::new(src, port(0)?),
         dst: SocketAddr::new(dst, port(2)?),
         mark,
     };
     // Timer 1 is retransmission and 4 a closed window's probe; the others count something else.
     let retransmits = if matches!(message.get(2), Some(1 | 4)) { *message.get(3)? } else { 0 };
-    Some(TcpSocket { socket, uid, inode, retransmits, family, id })
+    Some(Some(TcpSocket { socket, uid, inode, retransmits, family, id }))
 }
 
 /// An address in its sixteen bytes. A dual-stack socket's IPv4 peer is shown as the IPv4 address it is.

@@ -33,7 +33,6 @@ pub(super) async fn converse(
     mut each: impl FnMut(u16, &[u8]) -> Result<(), NetlinkError>,
 ) -> Result<(), NetlinkError> {
     let refuse = |source: io::Error| NetlinkError::Refused { what: what.to_owned(), source };
-    let garbled = || NetlinkError::Garbled { what: what.to_owned() };
     // A socket of its own: on a shared one a second dump is EBUSY, and an abandoned one leaves its answers behind.
     let socket = TokioSocket::new(protocol).map_err(|source| NetlinkError::Open { source })?;
     widen(&socket, 1 << 20);
@@ -46,20 +45,42 @@ pub(super) async fn converse(
     loop {
         datagram.clear();
         socket.recv(&mut datagram).await.map_err(refuse)?;
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let len = u32_at(rest, 0).ok_or_else(garbled)? as usize;
-            let kind = u16_at(rest, 4).ok_or_else(garbled)?;
-            let message = rest.get(..len).filter(|m| m.len() >= HEADER).ok_or_else(garbled)?;
-            if kind == NLMSG_DONE || kind == NLMSG_ERROR {
-                let code = message.get(HEADER..HEADER + 4).and_then(|c| c.try_into().ok());
-                let code = i32::from_ne_bytes(code.ok_or_else(garbled)?);
-                return NonZeroI32::new(code).map_or(Ok(()), |c| Err(refused(what, Some(c))));
-            }
-            each(kind, message)?;
-            rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        if walk(what, &datagram, &mut each)? == Place::End {
+            return Ok(());
         }
     }
+}
+
+/// Where an answer has got to behind a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Another will come.
+    Middle,
+    /// It is complete.
+    End,
+}
+
+/// Hands over each message of a datagram (with its header).
+pub(super) fn walk(
+    what: &str,
+    datagram: &[u8],
+    each: &mut impl FnMut(u16, &[u8]) -> Result<(), NetlinkError>,
+) -> Result<Place, NetlinkError> {
+    let garbled = || NetlinkError::Garbled { what: what.to_owned() };
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let len = u32_at(rest, 0).ok_or_else(garbled)? as usize;
+        let kind = u16_at(rest, 4).ok_or_else(garbled)?;
+        let message = rest.get(..len).filter(|m| m.len() >= HEADER).ok_or_else(garbled)?;
+        if kind == NLMSG_DONE || kind == NLMSG_ERROR {
+            let code = message.get(HEADER..HEADER + 4).and_then(|c| c.try_into().ok());
+            let code = i32::from_ne_bytes(code.ok_or_else(garbled)?);
+            return NonZeroI32::new(code).map_or(Ok(Place::End), |c| Err(refused(what, Some(c))));
+        }
+        each(kind, message)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(Place::Middle)
 }
 
 fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
@@ -73,8 +94,8 @@ fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
 
 /// One message of a dump, not read yet.
 pub(super) struct Raw<'a> {
-    what: &'a str,
-    bytes: &'a [u8],
+    pub(super) what: &'a str,
+    pub(super) bytes: &'a [u8],
 }
 
 impl Raw<'_> {

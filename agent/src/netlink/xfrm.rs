@@ -60,7 +60,7 @@ impl Kernel {
 }
 
 /// One `xfrm_userpolicy_info`; an inner `None` for a policy of a single socket, which is no matter of ours.
-fn read(message: &[u8]) -> Option<Option<XfrmPolicy>> {
+pub(super) fn read(message: &[u8]) -> Option<Option<XfrmPolicy>> {
     let byte = |at: usize| message.get(at).copied();
     let native = |at: usize| Some(u32::from_ne_bytes(message.get(at..at + 4)?.try_into().ok()?));
     let port = |at: usize| Some(u16::from_be_bytes([byte(at)?, byte(at + 1)?]));

@@ -220,11 +220,12 @@ fn understand(incident: &str, bytes: &[u8]) -> Result<(Vec<Line>, usize, bool), 
     let damaged = |line, why| BookError::Damaged { incident: incident.to_string(), line, why };
     let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
     let bytes = &bytes[..end];
-    let (mut lines, mut good): (Vec<Line>, usize) = (Vec::new(), 0);
+    let (mut lines, mut good, mut torn): (Vec<Line>, usize, bool) = (Vec::new(), 0, false);
     while good < bytes.len() {
         let rest = &bytes[good..];
         let Some(stop) = rest.iter().position(|b| *b == b'\n') else {
-            return Ok((lines, good, true));
+            torn = true;
+            break;
         };
         let last = good + stop + 1 == bytes.len();
         let number = lines.len() + 1;
@@ -236,15 +237,19 @@ fn understand(incident: &str, bytes: &[u8]) -> Result<(Vec<Line>, usize, bool), 
                 return Err(damaged(number, "its number does not come after the one before"));
             }
             Ok(line) => lines.push(line),
-            Err(_) if last => return Ok((lines, good, true)),
+            Err(_) if last => {
+                torn = true;
+                break;
+            }
             Err(why) => return Err(damaged(number, why)),
         }
         good += stop + 1;
     }
+    // The first line is on the disk before the file has its name: one without it has been damaged, whatever its end is like.
     if !matches!(lines.first().map(|l| &l.mark), Some(Mark::Opened { .. })) {
         return Err(damaged(1, "it does not open an incident"));
     }
-    Ok((lines, good, false))
+    Ok((lines, good, torn))
 }
 
 fn parse(line: &[u8]) -> Result<Line, &'static str> {
@@ -254,4 +259,32 @@ fn parse(line: &[u8]) -> Result<Line, &'static str> {
         return Err("its checksum does not match");
     }
     serde_json::from_str(json).map_err(|_| "it is no line of an incident")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::{Fuzz, checksums};
+
+    #[test]
+    fn an_incidents_file_is_damaged_or_every_line_of_it_is_read_again() {
+        let fuzz = Fuzz::new("incident").folder("tests/corpus/incident", |_| true);
+        fuzz.mended(checksums).run(|bytes| {
+            let Ok((lines, good, torn)) = understand("calypso-1", bytes) else { return };
+            assert!(good <= bytes.len());
+            assert!(torn || bytes[good..].iter().all(|b| *b == 0));
+            let written: Vec<u8> =
+                lines.iter().flat_map(|l| form("calypso-1", l).unwrap()).collect();
+            let (again, all, torn) = understand("calypso-1", &written).unwrap();
+            assert_eq!((again, all, torn), (lines, written.len(), false));
+        });
+    }
+
+    #[test]
+    fn a_torn_end_does_not_make_an_incident_of_a_file_that_opens_none() {
+        let bytes = std::fs::read("tests/corpus/incident/torn-without-its-first-line").unwrap();
+        let why = understand("calypso-1", &bytes).unwrap_err().to_string();
+        assert!(why.contains("does not open an incident"), "{why}");
+        assert!(understand("calypso-1", b"00000000 {\"number\":").is_err());
+    }
 }

@@ -242,6 +242,7 @@ fn read(path: &Path, text: &str) -> Result<(Vec<Line>, u64), JournalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::Fuzz;
 
     fn pin(uid: &str) -> Pin {
         Pin { context: "lab".into(), server: "https://x".into(), uid: uid.into() }
@@ -261,6 +262,31 @@ mod tests {
         );
         journal.close("gone").unwrap();
         assert!(journal.same_cluster(&pin("two")).is_ok());
+    }
+
+    #[test]
+    fn a_journal_of_the_cluster_is_read_to_its_torn_end_or_refused_with_its_line() {
+        Fuzz::new("cluster-journal").folder("tests/corpus/cluster-journal", |_| true).run(
+            |bytes| {
+                let text = String::from_utf8_lossy(bytes);
+                match read(Path::new("namespace-a.jsonl"), &text) {
+                    Ok((lines, good)) => {
+                        let whole = usize::try_from(good).unwrap();
+                        assert_eq!(lines.len(), text[..whole].matches('\n').count());
+                        assert!(!text[whole..].contains('\n'), "a whole line was passed over");
+                        for line in &lines {
+                            let json = serde_json::to_string(line).unwrap();
+                            let again: Line = serde_json::from_str(&json).unwrap();
+                            assert_eq!(again.event, line.event);
+                        }
+                    }
+                    Err(JournalError::Line { line, .. }) => {
+                        assert!(line <= text.matches('\n').count())
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            },
+        );
     }
 
     #[test]

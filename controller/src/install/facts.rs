@@ -144,7 +144,7 @@ mod tests {
     const GOOD: &str = "user=0\nsystem=Linux\narch=x86_64\nhost=calypso\nclock=1000\nsystemd=252\nk3s=active\nbalancer=/x.json\nfree_kb=999999\nport=\nagent=\n";
 
     fn bad(text: &str) -> Vec<String> {
-        let binary = Binary { path: "x".into(), bytes: Vec::new(), arch: "x86_64" };
+        let binary = Binary { path: "x".into(), bytes: Vec::new(), arch: "x86_64", vouched: false };
         let all = Facts::read(text).points("calypso", &binary, 1060);
         all.into_iter().filter(|p| p.fine != Some(true)).map(|p| p.what).collect()
     }

@@ -299,6 +299,7 @@ fn read(path: &Path, text: &str) -> Result<(Vec<Line>, u64), DiaryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::Fuzz;
 
     fn opened() -> Event {
         Event::Opened {
@@ -344,6 +345,27 @@ mod tests {
         assert!(Diary::at(&path).unwrap().pending().unwrap().sent);
         std::fs::write(&path, format!("rubbish\n{whole}")).unwrap();
         assert!(matches!(Diary::at(&path), Err(DiaryError::Line { line: 1, .. })));
+    }
+
+    #[test]
+    fn a_diary_is_read_to_its_torn_end_or_refused_with_its_line() {
+        Fuzz::new("diary").folder("tests/corpus/diary", |_| true).run(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            match read(Path::new("vps-styx.jsonl"), &text) {
+                Ok((lines, good)) => {
+                    let whole = usize::try_from(good).unwrap();
+                    assert_eq!(lines.len(), text[..whole].matches('\n').count());
+                    assert!(!text[whole..].contains('\n'), "a whole line was passed over");
+                    for line in &lines {
+                        let json = serde_json::to_string(line).unwrap();
+                        let again: Line = serde_json::from_str(&json).unwrap();
+                        assert_eq!((again.n, &again.event), (line.n, &line.event));
+                    }
+                }
+                Err(DiaryError::Line { line, .. }) => assert!(line <= text.matches('\n').count()),
+                Err(other) => panic!("{other}"),
+            }
+        });
     }
 
     #[test]

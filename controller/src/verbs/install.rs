@@ -126,7 +126,13 @@ struct InstallJson<'a> {
 
 impl From<BinaryError> for CommandError {
     fn from(error: BinaryError) -> Self {
-        Self::usage(error).hinted("name it: --binary target/release/lifeline-agent")
+        let hint = match &error {
+            BinaryError::Altered { .. } => {
+                "take the release anew, both files; a program you have built yourself lies in a folder of its own"
+            }
+            _ => "name it: --binary target/dist/x86_64-unknown-linux-musl/lifeline-agent",
+        };
+        Self::usage(error).hinted(hint)
     }
 }
 
@@ -228,6 +234,16 @@ fn show(
         ));
         return Err(bad.iter().fold(error, |e, p| e.hinted(p.hint)).hinted("nothing was done"));
     }
+    if !facts.get("package").is_empty() {
+        let what = format!(
+            "install on {}: Debian's package of the agent is there ({})",
+            args.node,
+            facts.get("package")
+        );
+        return Err(CommandError::failed(what)
+            .hinted("a newer package in its place: dpkg -i there")
+            .hinted("all of it away first: apt-get purge lifeline-agent there"));
+    }
     let installed = facts.installed();
     if installed && !args.upgrade {
         let what = format!(
@@ -250,7 +266,8 @@ fn show(
         .hinted("install it: the same without --upgrade"));
     }
     let size = binary.bytes.len() / (1024 * 1024);
-    out.say(format!("  {}  {size} MB from {}", install::PROGRAM, binary.path.display()));
+    let vouched = if binary.vouched { ", as its SHA256SUMS says" } else { "" };
+    out.say(format!("  {}  {size} MB from {}{vouched}", install::PROGRAM, binary.path.display()));
     if !args.upgrade {
         out.say("  /etc/lifeline/  agent.toml, agent.crt, ca.crt, and agent.key, which is made there and stays there");
         out.say("  lifeline-agent.service, enabled and started; message texts for journalctl -x");

@@ -31,14 +31,14 @@ pub const REAL: &[Case] = &[Case {
 /// A debug build is carried over a line of the lab; a program that does not come up has its time, too.
 const LIMIT: Duration = Duration::from_secs(300);
 
-struct Way {
+pub(super) struct Way {
     ssh: String,
     key: String,
     host_key: String,
 }
 
 impl Way {
-    fn of(g: &Ground<'_>) -> std::result::Result<Self, String> {
+    pub(super) fn of(g: &Ground<'_>) -> std::result::Result<Self, String> {
         let said =
             g.sh("systemctl start ssh && ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub")?;
         let found = said.split_whitespace().find(|w| w.starts_with("SHA256:"));
@@ -51,7 +51,7 @@ impl Way {
     }
 
     /// A verb that goes by ssh, on a laptop whose known_hosts is this case's own.
-    fn ctl(
+    pub(super) fn ctl(
         &self,
         g: &Ground<'_>,
         verb: &str,
@@ -64,7 +64,7 @@ impl Way {
             .map_err(told)
     }
 
-    fn install(
+    pub(super) fn install(
         &self,
         g: &Ground<'_>,
         binary: &str,
@@ -79,7 +79,7 @@ impl Way {
     }
 }
 
-fn ends(out: &Output, code: i32, ending: &str) -> std::result::Result<Value, String> {
+pub(super) fn ends(out: &Output, code: i32, ending: &str) -> std::result::Result<Value, String> {
     let seen: Value = serde_json::from_str(&out.stdout).unwrap_or_default();
     if out.code == Some(code) && (ending.is_empty() || seen["ending"] == ending) {
         return Ok(seen);
@@ -90,11 +90,11 @@ fn ends(out: &Output, code: i32, ending: &str) -> std::result::Result<Value, Str
     ))
 }
 
-fn program() -> String {
+pub(super) fn program() -> String {
     Layer::common().path("/usr/local/bin/lifeline-agent").display().to_string()
 }
 
-fn forget_host_keys() {
+pub(super) fn forget_host_keys() {
     fs::remove_file(super::ground::plain_config().with_file_name("known_hosts")).ok();
 }
 
@@ -111,7 +111,7 @@ fn other_key(g: &Ground<'_>) -> Verdict {
 }
 
 /// Anything whose name is ours, anywhere on the node's disk or in its kernel; the lab's own folders are on other mounts.
-fn traces(g: &Ground<'_>) -> Verdict {
+pub(super) fn traces(g: &Ground<'_>) -> Verdict {
     let found = g.sh(
         "find / -xdev -iname '*lifeline*' -not -path '/proc/*' -not -path '/var/log/*' 2>/dev/null; find /run -iname '*lifeline*' 2>/dev/null; \
          { ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; } | grep 'proto 213'; pgrep -a lifeline; \

@@ -11,6 +11,7 @@ mod heal;
 mod kubelet;
 mod last;
 mod near_miss;
+mod package;
 mod real;
 mod refusal;
 mod rented;
@@ -67,6 +68,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             rented::CASES,
             trouble::CASES,
             storm::CASES,
+            package::CASES,
             fleet::CASES,
         ]
         .concat(),

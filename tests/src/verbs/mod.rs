@@ -8,6 +8,7 @@ pub mod incident;
 mod lanes;
 pub mod place;
 pub mod recover;
+pub mod release;
 pub mod status;
 pub mod test;
 pub mod up;

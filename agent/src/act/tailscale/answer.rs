@@ -56,6 +56,16 @@ fn dechunk(mut body: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::Fuzz;
+
+    #[test]
+    fn any_answer_is_whole_or_none() {
+        Fuzz::new("answer").folder("tests/corpus/answer", |_| true).run(|bytes| {
+            let Some((_, body)) = parse(bytes) else { return };
+            assert!(body.len() <= bytes.len());
+            assert!(!is_whole(bytes) || head(bytes).is_some());
+        });
+    }
 
     #[test]
     fn an_answer_that_is_cut_off_is_no_answer() {
