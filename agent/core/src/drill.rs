@@ -38,14 +38,20 @@ const PREFS: core::ops::RangeInclusive<u32> = 5_310..=5_399;
 const V4: [[u8; 4]; 3] = [[192, 0, 2, 0], [198, 51, 100, 0], [203, 0, 113, 0]];
 const V6: [u16; 8] = [0x2001, 0xdb8, 0, 0, 0, 0, 0, 0];
 
-/// Is this rule a drill's?
+/// Is this rule a drill's? The number alone hides nobody: what takes another address is judged like anybody's.
 pub fn is_rule(rule: &Rule) -> bool {
-    rule.protocol == PROTOCOL
+    rule.protocol == PROTOCOL && rule.to.is_some_and(is_documentation)
 }
 
 /// Is this route a drill's?
 pub fn is_route(route: &Route) -> bool {
-    route.protocol == PROTOCOL && route.table == TABLE
+    route.protocol == PROTOCOL && route.table == TABLE && is_documentation(route.dst)
+}
+
+/// Does all of it belong to documentation?
+fn is_documentation(prefix: Prefix) -> bool {
+    let nets = V4.map(|p| Prefix::new(IpAddr::from(p), 24));
+    nets.iter().chain([&Prefix::new(IpAddr::from(V6), 32)]).any(|net| net.covers(&prefix))
 }
 
 /// The rule of a drill that captures, rather than guards.

@@ -9,7 +9,7 @@ use lifeline_core::fib::{self, Answer, Flow, TABLE_MIRROR};
 use lifeline_core::guard::{self, Stand, Tables};
 use lifeline_core::judge;
 use lifeline_core::net::Family;
-use lifeline_core::observation::{Fate, Observation, Reach, Rule, TABLE_MAIN};
+use lifeline_core::observation::{Action, Fate, Observation, Reach, Rule, TABLE_MAIN};
 use lifeline_core::policy::{Mode, Policy};
 use lifeline_core::text;
 use lifeline_core::threat::Threats;
@@ -190,6 +190,18 @@ fn the_real_guard_sees_nothing_of_it_and_it_nothing_of_the_real_guards_destinati
     );
     assert!(real.guarded);
     assert!(real.rules.iter().all(|r| fib::is_ours(r) && r.to.is_none_or(|to| to.contains(api))));
+}
+
+#[test]
+fn the_number_alone_hides_nobody() {
+    let taken = |to: Option<&str>| {
+        let rule = Rule::bare(Family::V4, 5_320, Action::Lookup(drill::TABLE));
+        Rule { to: to.map(|p| p.parse().unwrap()), protocol: drill::PROTOCOL, ..rule }
+    };
+    assert!(drill::is_rule(&taken(Some("192.0.2.7/32"))));
+    for to in [None, Some("0.0.0.0/0"), Some("10.43.0.0/16"), Some("192.0.0.0/16")] {
+        assert!(!drill::is_rule(&taken(to)), "{to:?}");
+    }
 }
 
 #[test]
