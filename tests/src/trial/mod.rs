@@ -9,6 +9,7 @@ mod ground;
 mod heal;
 mod kubelet;
 mod last;
+mod lent;
 mod near_miss;
 mod real;
 mod refusal;
@@ -66,6 +67,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             rented::CASES,
             trouble::CASES,
             storm::CASES,
+            lent::CASES,
             fleet::CASES,
         ]
         .concat(),
