@@ -33,6 +33,8 @@ mod recover;
 #[cfg(target_os = "linux")]
 mod rented;
 #[cfg(target_os = "linux")]
+mod resort;
+#[cfg(target_os = "linux")]
 mod rights;
 #[cfg(target_os = "linux")]
 mod secrets;

@@ -75,7 +75,7 @@ pub fn pack(built: &Path, version: &str, into: &Path) -> Result<PathBuf> {
 }
 
 fn manifest(folder: &Path) -> Result<Deb> {
-    let mut call = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    let mut call = crate::cargo::command();
     call.args(["metadata", "--no-deps", "--offline", "--format-version", "1", "--manifest-path"]);
     let said = run::run(call.arg(folder.join("Cargo.toml")), LIMIT, None)?.success()?.stdout;
     let what = |what: &str| {

@@ -239,7 +239,7 @@ fn vault() -> Result<()> {
 }
 
 /// The laptop's own ssh would look for keys where the person at this machine has his.
-fn wrap_ssh() -> Result<()> {
+pub fn wrap_ssh() -> Result<()> {
     let config = dir().join("ssh_config");
     let key = crate::ssh::key_path();
     let text = format!(

@@ -10,6 +10,7 @@ mod ground;
 mod heal;
 mod kubelet;
 mod last;
+mod lent;
 mod near_miss;
 mod package;
 mod real;
@@ -68,6 +69,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             rented::CASES,
             trouble::CASES,
             storm::CASES,
+            lent::CASES,
             package::CASES,
             fleet::CASES,
         ]

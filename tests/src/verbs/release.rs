@@ -128,7 +128,7 @@ fn cargo(machine: &Machine, workspace: &Path) -> anyhow::Result<Command> {
     let (home, here) = (home.display(), workspace.display());
     let under = machine.target.replace('-', "_");
     let upper = under.to_uppercase();
-    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    let mut cargo = lifeline_lab::cargo::command();
     cargo
         .current_dir(workspace)
         .env(format!("CC_{under}"), compiler(machine))
