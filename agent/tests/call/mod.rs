@@ -97,17 +97,40 @@ pub fn write_server(dir: &Path, ca: &Authority) -> Tls {
 
 pub async fn agent(ca: &Authority) -> (Agent, Tls) {
     let dir = tempfile::tempdir().unwrap();
-    let clock = Clock::read().unwrap();
-    let stage = Arc::new(Stage::of("r1-exit-node", &clock));
+    let stage = Arc::new(Stage::of("r1-exit-node", &Clock::read().unwrap()));
     let tls = write_server(dir.path(), ca);
-    let trust = Arc::new(ArcSwapOption::from_pointee(Trust::load(&tls, "lab").unwrap()));
-    let runs = stage::start(&stage, dir.path(), &clock).await;
-    let (store, _) = Store::open(dir.path());
+    let any = "127.0.0.1:0".parse().unwrap();
+    let Served { at, local, trust, papers } =
+        serve(any, "calypso", "lab", &tls, &stage, dir.path()).await;
+    (Agent { at, local, trust, papers, stage, dir }, tls)
+}
+
+/// Where an agent is reached, and whom it believes.
+pub struct Served {
+    pub at: SocketAddr,
+    pub local: PathBuf,
+    pub trust: Arc<ArcSwapOption<Trust>>,
+    pub papers: Arc<Papers>,
+}
+
+/// Serves over TLS and locally, for as long as the runtime lives.
+pub async fn serve(
+    at: SocketAddr,
+    name: &str,
+    cluster: &str,
+    tls: &Tls,
+    stage: &Arc<Stage>,
+    dir: &Path,
+) -> Served {
+    let clock = Clock::read().unwrap();
+    let trust = Arc::new(ArcSwapOption::from_pointee(Trust::load(tls, cluster).unwrap()));
+    let runs = stage::start(stage, dir, &clock).await;
+    let (store, _) = Store::open(dir);
     let (store, policy) = (Arc::new(store), Arc::new(Policy::default()));
     let sight = Arc::new(Sight::new(stage.clone(), store.clone(), policy.clone(), clock.clone()));
     sight.look().await;
-    let about = About { node: "calypso".into(), cluster: "lab".into(), boot: clock.boot().into() };
-    let papers = Papers::new(tls.clone(), "lab", "calypso", trust.clone());
+    let about = About { node: name.into(), cluster: cluster.into(), boot: clock.boot().into() };
+    let papers = Papers::new(tls.clone(), cluster, name, trust.clone());
     let service = Service {
         runs,
         sight,
@@ -119,16 +142,16 @@ pub async fn agent(ca: &Authority) -> (Agent, Tls) {
         about: Arc::new(about),
     };
     let limits = Limits { handshake_ms: 60_000, ..Limits::default() };
-    let listener = door::listen("127.0.0.1:0".parse().unwrap(), 0x40).unwrap();
+    let listener = door::listen(at, 0x40).unwrap();
     let at = listener.local_addr().unwrap();
-    let local = dir.path().join("agent.sock");
+    let local = dir.join("agent.sock");
     let guests = door::open(listener, trust.clone(), &limits);
     let locals = door::open_locally(door::listen_locally(&local).unwrap());
     for door in [guests, locals] {
         let (service, limits) = (service.clone(), limits.clone());
         tokio::spawn(async move { answer(service, door, &limits, std::future::pending()).await });
     }
-    (Agent { at, local, trust, papers, stage, dir }, tls)
+    Served { at, local, trust, papers }
 }
 
 impl Agent {
