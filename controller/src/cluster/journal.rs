@@ -281,7 +281,7 @@ mod tests {
                         }
                     }
                     Err(JournalError::Line { line, .. }) => {
-                        assert!(line <= text.matches('\n').count())
+                        assert!(line <= text.matches('\n').count());
                     }
                     Err(other) => panic!("{other}"),
                 }
