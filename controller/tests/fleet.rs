@@ -199,16 +199,19 @@ async fn an_api_server_that_says_nothing_does_not_hold_up_the_agents() {
         .spawn()
         .unwrap();
     let mut stdout = child.stdout.take().unwrap();
-    let mut first = vec![0; 4096];
-    let n = stdout.read(&mut first).await.unwrap();
+    let (mut shown, mut buffer) = (String::new(), vec![0; 4096]);
+    while !shown.contains("Healthy") {
+        let n = stdout.read(&mut buffer).await.unwrap();
+        assert!(n > 0, "it ended, and showed {shown:?}");
+        shown.push_str(&String::from_utf8_lossy(&buffer[..n]));
+    }
     let came = begun.elapsed();
-    assert!(String::from_utf8_lossy(&first[..n]).contains("Healthy"));
     let done = child.wait_with_output().await.unwrap();
     let took = begun.elapsed();
     assert_eq!(done.status.code(), Some(0), "{done:?}");
     assert!(String::from_utf8_lossy(&done.stderr).contains("no answer within 3 s"), "{done:?}");
     assert!(
-        took - came > Duration::from_secs(1),
+        took - came > Duration::from_millis(300),
         "the agents came after {came:?}, all after {took:?}"
     );
 }

@@ -98,7 +98,43 @@ async fn a_node_that_nothing_brings_back_is_cordoned_drained_and_deleted_each_by
     assert!(gone, "its pod was to be evicted");
     let ran = desk.ctl(&more(&["cordon lost", "drain lost", "delete lost"])).await.exits(3);
     assert_eq!(ran.json()["result"], "unhealthy", "forgotten is not healed");
+    ran.says("this gives back what was changed of it: ctl heal lost");
     assert!(!is_there(control, &["node", "lost"]));
     let journal = desk.read(".local/state/lifeline/lab/node-lost.jsonl");
     assert!(journal.contains("\"gpu\":\"yes\""), "what it was is kept for its return: {journal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_a_machine_that_is_off_are_let_go_of_by_name_and_of_one_that_runs_never() {
+    use crate::rented::{CALYPSO, Rented};
+    // A control plane of its own: the node has the name that the machine's stand-in goes by.
+    let Some(control) = crate::control::start() else { return };
+    control.node("stays", "True").unwrap();
+    control.node("calypso", "Unknown").unwrap();
+    namespace(&control, "volumes");
+    control.apply(&pod("volumes", "db", "calypso", 3600)).unwrap();
+    kubectl(&control, &["delete", "pod", "db", "-n", "volumes", "--wait=false"]);
+    let rented = Rented::new(std::time::Duration::from_millis(300)).await;
+    let config = rented.desk.read("ctl.toml");
+    let at = config.split("addresses = [").nth(1).unwrap().split(']').next().unwrap().to_owned();
+    let head = format!("kubeconfig = \"{}\"\ncontext = \"lab\"\n", control.admin().display());
+    rented.desk.write("ctl.toml", &(head + &config.replace(&at, &format!("\"{DEAD}\""))));
+    let less = ["heal", "calypso", "--yes", "-o", "json", "--confirm", "cordon calypso"];
+    let heal = [&less[..], &["--confirm", "out-of-service calypso"]].concat();
+    rented.desk.ctl(&heal).await.exits(3).says("is not known to be off: it is running");
+    let taints = || get(&control, &["node", "calypso"])["spec"]["taints"].to_string();
+    assert!(!taints().contains("out-of-service"), "{}", taints());
+    rented.provider.change(CALYPSO, |m| m.state = "stopped".to_owned());
+    // It is not done on a general yes.
+    let ran = rented.desk.ctl(&less).await.exits(3);
+    ran.says("--confirm \"out-of-service calypso\"");
+    rented.desk.ctl(&heal).await.exits(3);
+    assert!(taints().contains("node.kubernetes.io/out-of-service"), "{}", taints());
+    assert_eq!(rented.provider.wishes(), 0);
+    // The control plane's own collector comes by every 20 s.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while is_there(&control, &["pod", "db", "-n", "volumes"]) {
+        assert!(std::time::Instant::now() < until, "its pod is still held");
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
 }

@@ -17,11 +17,12 @@ async fn desk(ssh: &str) -> Desk {
     desk
 }
 
-/// Notes its arguments, and brings the socket here.
+/// Notes its arguments, and brings the socket here; there is none of a lent agent.
 fn carries(desk: &Desk) -> String {
     let (log, socket) = (desk.path("ssh.log"), desk.path("agent.sock"));
     format!(
-        "echo \"$@\" >>{}\nwhile [ \"$1\" != -L ]; do shift; done\nln -s {} \"${{2%%:*}}\"\nexec sleep 60",
+        "echo \"$@\" >>{}\nfor word in \"$@\"; do case \"$word\" in *:/run/lifeline/agent.sock) ln -s {} \"${{word%%:*}}\";; esac; done\n\
+         exec sleep 60",
         log.display(),
         socket.display()
     )

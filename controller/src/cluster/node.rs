@@ -112,6 +112,52 @@ pub async fn cordon(
     Ok(true)
 }
 
+/// Says of a node that it is certainly off: its pods are let go of at once, and their volumes with them. Kubernetes' own word for it.
+const OFF: (&str, &str, &str) = ("node.kubernetes.io/out-of-service", "nodeshutdown", "NoExecute");
+
+impl NodeFact {
+    /// It is said to be off.
+    pub fn out_of_service(&self) -> bool {
+        self.taints.iter().any(|t| t.key == OFF.0)
+    }
+}
+
+/// Whether a node is said to be off, as wanted. On a machine that runs this would have a volume written to from two sides: who calls
+/// this knows that it does not.
+pub async fn service(
+    cluster: &Cluster,
+    node: &NodeFact,
+    off: bool,
+    journal: &mut Journal,
+    say: &mut Say<'_>,
+) -> Result<(), Failure> {
+    let nodes = cluster.wide::<Node>();
+    let object = ask(format!("node {}", node.name), nodes.get(&node.name)).await?;
+    let version = object.metadata.resource_version.clone();
+    let is = NodeFact::from(object);
+    if is.uid != node.uid || is.out_of_service() == off {
+        return Ok(());
+    }
+    let word = if off { "take out of service" } else { "put back into service" };
+    journal.note(Event::Before { what: "node".to_owned(), state: json!(is) })?;
+    journal.intent(word, vec![is.target()])?;
+    let mut taints = is.taints.clone();
+    taints.retain(|t| t.key != OFF.0);
+    let (key, value, effect) = OFF;
+    taints.extend(off.then(|| Taint {
+        key: key.to_owned(),
+        value: Some(value.to_owned()),
+        effect: effect.to_owned(),
+        ..Taint::default()
+    }));
+    // A list is replaced as a whole: whoever changed it meanwhile is not overwritten.
+    let patch = json!({"metadata": {"uid": is.uid, "resourceVersion": version}, "spec": {"taints": taints}});
+    merge(format!("{word}: node {}", node.name), &nodes, &node.name, &patch).await?;
+    journal.seen(format!("out of service: {off}"))?;
+    say(format!("{} is {}", node.name, if off { "out of service" } else { "in service again" }));
+    Ok(())
+}
+
 /// What a node that registered again lacks of what it was.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lack {

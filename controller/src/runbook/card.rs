@@ -338,6 +338,9 @@ pub fn because(op: &RunbookOp) -> &'static str {
         }
         RunbookOp::Uncordoned { .. } => "it was not cordoned before",
         RunbookOp::Drained { .. } => "its pods can run elsewhere",
+        RunbookOp::OutOfService { .. } => {
+            "what runs nowhere keeps its volumes from running elsewhere"
+        }
         RunbookOp::NodeDeleted { .. } => "it does not come back",
         RunbookOp::NodeRestored { .. } => "it is to be as it was before",
         RunbookOp::ClusterVerified => "what was done is to be proven",

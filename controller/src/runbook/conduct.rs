@@ -313,6 +313,12 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
             let object =
                 self.opened.nodes.iter().find(|n| n.name == *node).and_then(|n| n.object.as_ref());
             let drained = matches!(end, LegEnd::Well | LegEnd::WasSo(_));
+            // Only a provider can say that a machine is off, and not merely silent.
+            if let Some(object) = object.filter(|_| self.world.restartable(node).is_ok()) {
+                let off = RunbookOp::OutOfService { node: node.clone(), uid: object.uid.clone() };
+                let name = format!("out-of-service-{node}");
+                self.leg(&Leg::new(6, name, vec![off], minutes(2))).await?;
+            }
             if let Some(object) = object.filter(|o| drained && !o.control_plane) {
                 let uid = object.uid.clone();
                 let delete = vec![RunbookOp::NodeDeleted { node: node.clone(), uid }];
@@ -329,13 +335,18 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
                 nodes.iter().any(|(n, end)| *n == was.name && matches!(end, NodeEnd::Healed(_)));
             let Some(object) = was.object.as_ref().filter(|_| touched) else { continue };
             // Somebody else's cordon is theirs.
-            let ours = format!("06-cordon-{}.", was.name);
-            let ours = self.shelf.runs()?.iter().any(|n| n.starts_with(&ours));
+            let runs = self.shelf.runs()?;
+            let began = |what: &str| {
+                let stem = format!("06-{what}-{}.", was.name);
+                runs.iter().any(|n| n.starts_with(&stem))
+            };
+            let ours = began("cordon");
             let back = RunbookOp::NodeRestored {
                 node: was.name.clone(),
                 labels: object.labels.clone(),
                 taints: object.taints.clone(),
                 uncordon: ours && !object.cordoned,
+                in_service: began("out-of-service"),
             };
             let name = format!("restore-{}", was.name);
             self.leg(&Leg::new(7, name, vec![back], minutes(2))).await?;

@@ -399,3 +399,26 @@ async fn one_nodes_heal_touches_neither_the_namespace_nor_other_papers_than_its_
     let done = world.0.lock().unwrap().done.clone();
     assert_eq!(done, ["machine-restarted", "node-restored", "report-written"]);
 }
+
+#[tokio::test]
+async fn a_node_that_was_taken_out_of_its_cluster_and_runs_again_is_given_back_what_was_changed() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().refused = ["machine-restarted", "node-deleted"].into();
+    let mut alone = opened();
+    alone.nodes.retain(|n| n.name == "styx");
+    let nodes = Conduct::new(&world, &shelf, &alone).one().await.unwrap();
+    assert!(matches!(nodes[0].1, NodeEnd::Dead(_)), "{nodes:?}");
+    let times = ["left-cordoned", "out-of-service", "node-deleted", "node-restored"];
+    assert_eq!(times.map(|kind| world.times(kind)), [1, 1, 0, 0]);
+    world.0.lock().unwrap().agents.insert("styx");
+    let nodes = Conduct::new(&world, &shelf, &alone).one().await.unwrap();
+    assert_eq!(nodes[0].1, NodeEnd::Healed("its agent"));
+    let runs = shelf.runs.lock().unwrap();
+    let Event::Opened { plan, .. } = &runs["07-restore-styx.1"][0].event else {
+        panic!("{runs:?}")
+    };
+    let RunbookOp::NodeRestored { uncordon, in_service, .. } = &plan.steps[0].op else {
+        panic!("{plan:?}")
+    };
+    assert!(*uncordon && *in_service);
+}

@@ -89,6 +89,13 @@ pub enum RunbookOp {
         /// Node.
         node: String,
     },
+    /// The cluster is told that the node's machine is off, as its provider says: pods and volumes are let go of.
+    OutOfService {
+        /// Node.
+        node: String,
+        /// Its object's uid.
+        uid: String,
+    },
     /// The cluster knows it no longer.
     NodeDeleted {
         /// Node.
@@ -106,6 +113,9 @@ pub enum RunbookOp {
         taints: Vec<Taint>,
         /// It was not cordoned before, and this recovery cordoned it.
         uncordon: bool,
+        /// This recovery said that it was off, and it runs.
+        #[serde(default)]
+        in_service: bool,
     },
     /// Nodes, pods, critical workloads, connectivity, remnants: all as they should be.
     ClusterVerified,
@@ -197,6 +207,7 @@ impl RunbookOp {
             Self::LeftCordoned { .. } => "left-cordoned",
             Self::Uncordoned { .. } => "uncordoned",
             Self::Drained { .. } => "drained",
+            Self::OutOfService { .. } => "out-of-service",
             Self::NodeDeleted { .. } => "node-deleted",
             Self::NodeRestored { .. } => "node-restored",
             Self::ClusterVerified => "cluster-verified",
@@ -219,6 +230,7 @@ impl RunbookOp {
             | Self::LeftCordoned { node }
             | Self::Uncordoned { node }
             | Self::Drained { node }
+            | Self::OutOfService { node, .. }
             | Self::NodeDeleted { node, .. }
             | Self::NodeRestored { node, .. } => Some(node),
             _ => None,
@@ -230,6 +242,7 @@ impl RunbookOp {
     pub fn typed(&self) -> Option<String> {
         match self {
             Self::MachineRestarted { node } => Some(node.clone()),
+            Self::OutOfService { node, .. } => Some(format!("out-of-service {node}")),
             Self::NodeDeleted { node, .. } => Some(format!("delete {node}")),
             Self::CleanupBegun { namespace } => Some(namespace.clone()),
             _ => None,
@@ -274,6 +287,7 @@ impl Op for RunbookOp {
             | Self::LeftCordoned { node }
             | Self::Uncordoned { node }
             | Self::Drained { node }
+            | Self::OutOfService { node, .. }
             | Self::NodeDeleted { node, .. }
             | Self::NodeRestored { node, .. } => format!("node {node}"),
         }
@@ -300,6 +314,9 @@ impl Op for RunbookOp {
                 Undo::Put(Self::Uncordoned { node: node.clone() })
             }
             Self::MachineRestarted { .. } => Undo::Irreversible("a restart cannot be taken back"),
+            Self::OutOfService { .. } => {
+                Undo::Irreversible("pods that were let go of are not given back")
+            }
             Self::NodeDeleted { .. } => Undo::Irreversible("a deleted node has to join again"),
             Self::CulpritStopped { .. }
             | Self::CleanupBegun { .. }
@@ -339,6 +356,9 @@ impl fmt::Display for RunbookOp {
             Self::LeftCordoned { node } => write!(f, "leave {node} cordoned"),
             Self::Uncordoned { node } => write!(f, "uncordon {node}"),
             Self::Drained { node } => write!(f, "drain {node}"),
+            Self::OutOfService { node, .. } => {
+                write!(f, "let go of {node}'s pods and volumes, its machine being off")
+            }
             Self::NodeDeleted { node, .. } => write!(f, "delete {node} from the cluster"),
             Self::NodeRestored { node, .. } => {
                 write!(f, "give {node} its labels, taints and scheduling back")

@@ -171,6 +171,16 @@ impl Real<'_> {
         }
     }
 
+    /// Its machine is off, by the word of whoever runs it. A machine that is not heard may run all the same.
+    async fn is_off(&self, node: &str) -> Result<(), String> {
+        let provider = self.provider.as_ref().map_err(Clone::clone)?;
+        let machine = provider.find(node).await.map_err(|e| e.to_string())?.machine;
+        match machine.state() {
+            "stopped" => Ok(()),
+            state => Err(format!("{node}'s machine is not known to be off: it is {state}")),
+        }
+    }
+
     async fn restart(&self, node: &str) -> Result<(), Failure> {
         let provider =
             self.provider.as_ref().map_err(|why| Failure { why: why.clone(), retryable: false })?;
@@ -244,6 +254,10 @@ impl World for Real<'_> {
                 }
             }
             RunbookOp::MachineRestarted { node } => self.boot(node).await,
+            RunbookOp::OutOfService { node, .. } => {
+                self.is_off(node).await?;
+                self.side.as_ref().map_err(Clone::clone)?.look(op).await
+            }
             RunbookOp::ClusterVerified => Ok(match &*self.checked.lock().await {
                 Some(checked) => Seen::is(checked.well, checked.words.clone()),
                 None => Seen::is(false, String::new()),

@@ -161,15 +161,24 @@ impl Side<'_> {
                 let words = format!("{node}: {} to move", count(plan.evict.len(), "pod"));
                 Seen::is(plan.evict.is_empty() && plan.node.cordoned, words)
             }
+            RunbookOp::OutOfService { node, uid } => match self.object(node).await? {
+                Some(fact) if fact.uid == *uid => {
+                    let off = fact.out_of_service();
+                    let words = if off { "is out of service" } else { "is in service" };
+                    Seen::is(off, format!("{node} {words}, and its machine is off"))
+                }
+                _ => Seen::is(true, format!("{node} is no member any more")),
+            },
             RunbookOp::NodeDeleted { node, uid } => match self.object(node).await? {
                 Some(fact) if fact.uid == *uid => Seen::is(false, format!("{node} is a member")),
                 Some(_) => Seen::is(true, format!("{node} is gone; another one has its name")),
                 None => Seen::is(true, format!("{node} is no member any more")),
             },
-            RunbookOp::NodeRestored { node, labels, taints, uncordon } => {
+            RunbookOp::NodeRestored { node, labels, taints, uncordon, in_service } => {
                 let fact = node::look(self.cluster, node).await?;
                 let lack = Lack::between(&was(node, labels, taints), &fact);
-                let back = lack.is_empty() && !(*uncordon && fact.cordoned);
+                let off = *in_service && fact.out_of_service();
+                let back = lack.is_empty() && !(*uncordon && fact.cordoned) && !off;
                 Seen::is(
                     back,
                     format!("{node}: {}", if back { "as it was" } else { "not yet as it was" }),
@@ -232,6 +241,16 @@ impl Side<'_> {
                     false => Err(Failed::of(stuck.join("; "))),
                 }
             }
+            RunbookOp::OutOfService { node, uid } => {
+                let fact = node::look(self.cluster, node).await?;
+                if fact.uid != *uid {
+                    let why = format!("{node} is another node than the one that was seen");
+                    return Err(Failed::of(why));
+                }
+                let mut journal = self.journal(&format!("node-{node}"), &op.to_string())?;
+                node::service(self.cluster, &fact, true, &mut journal, &mut say).await?;
+                Ok(journal.close("out-of-service")?)
+            }
             RunbookOp::NodeDeleted { node, uid } => {
                 let plan = delete::look(self.cluster, node).await?;
                 if plan.node.uid != *uid {
@@ -244,10 +263,14 @@ impl Side<'_> {
                 delete::act(self.cluster, &plan, how, &mut journal, &mut say).await?;
                 Ok(())
             }
-            RunbookOp::NodeRestored { node, labels, taints, uncordon } => {
+            RunbookOp::NodeRestored { node, labels, taints, uncordon, in_service } => {
                 let mut journal = self.journal(&format!("node-{node}"), &op.to_string())?;
                 let was = was(node, labels, taints);
                 node::restore(self.cluster, &was, &mut journal, &mut say).await?;
+                if *in_service {
+                    let fact = node::look(self.cluster, node).await?;
+                    node::service(self.cluster, &fact, false, &mut journal, &mut say).await?;
+                }
                 if *uncordon {
                     let fact = node::look(self.cluster, node).await?;
                     node::cordon(self.cluster, &fact, false, &mut journal, &mut say).await?;

@@ -103,7 +103,8 @@ pub async fn tunnel(target: &str) -> Result<Tunnel, SshError> {
     let (socket, lent) = (dir.join("agent.sock"), dir.join("lent.sock"));
     let mut command = ssh();
     command.arg("-N");
-    for (here, there) in [(&socket, THERE), (&lent, lend::THERE)] {
+    // In this order: `ssh` makes one after the other, and the last is waited for.
+    for (here, there) in [(&lent, lend::THERE), (&socket, THERE)] {
         command.arg("-L").arg(format!("{}:{there}", here.display()));
     }
     command.args(["--", target]);

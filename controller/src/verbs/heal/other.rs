@@ -257,8 +257,9 @@ fn tell(
         NodeEnd::Held(_) => (Exit::TimedOut, "held"),
         NodeEnd::Stuck(_) => (Exit::Stuck, "stuck"),
     };
-    // What has not ended is gone on with; anything else is begun anew, by a fresh look.
-    if exit != Exit::TimedOut {
+    // What has not ended is gone on with; so is what took a node out of its cluster, until that is given back to it.
+    let taken = !end.is_well() && book.runs()?.iter().any(|run| run.starts_with("06-"));
+    if exit != Exit::TimedOut && !taken {
         book.end(word)?;
     }
     let tried = if let NodeEnd::Dead(tried) = end { tried.clone() } else { Vec::new() };
@@ -278,7 +279,12 @@ fn tell(
         took: begun.elapsed(),
         other: Some(other),
     }))?;
-    if exit == Exit::TimedOut {
+    if taken {
+        out.say(format!(
+            "When it runs again, this gives back what was changed of it: ctl heal {}",
+            args.node
+        ));
+    } else if exit == Exit::TimedOut {
         out.say(format!("To go on with it: ctl heal {}", args.node));
     }
     Ok(exit)
