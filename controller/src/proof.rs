@@ -29,11 +29,21 @@ impl Act {
         self.boots.0 != self.boots.1
     }
 
+    /// The view before, if it is of the boot before. Who goes on with what was cut off may look first when the kubelet of the new
+    /// boot has spoken already, and that says the same for five minutes.
+    fn of_boot_before(&self) -> Option<&Sight> {
+        let old = |s: &&Sight| !self.rebooted() || s.boot_id.as_ref() != Some(&self.boots.1);
+        self.before.as_ref().filter(old)
+    }
+
     /// Whether Ready was said after the act. The heartbeat is cut off to whole seconds.
     fn heard(&self, now: &Sight) -> bool {
-        let changed = self.before.as_ref().is_none_or(|b| b.heartbeat != now.heartbeat);
+        let changed = self.of_boot_before().is_none_or(|b| b.heartbeat != now.heartbeat);
         match (self.restarted, now.heartbeat) {
-            (Some(act), Some(said)) => changed && said.as_second() >= act.as_second(),
+            (Some(act), Some(said)) => {
+                let (act, said) = (act.as_second(), said.as_second());
+                said > act || (changed && said == act)
+            }
             (Some(_), None) => false,
             (None, _) => changed || !self.rebooted(),
         }
@@ -49,7 +59,7 @@ impl Act {
         let of_old = |pod: &PodSight| {
             self.rebooted()
                 && pod.started.is_none_or(|at| {
-                    self.before.as_ref().is_some_and(|b| {
+                    self.of_boot_before().is_some_and(|b| {
                         b.pods.iter().any(|p| p.uid == pod.uid && p.started == Some(at))
                     })
                 })
@@ -321,6 +331,23 @@ mod tests {
         act.before = Some(Sight { heartbeat: at(10), ..sight(true, 0) });
         let proof = watch(&act, |n| Sight { heartbeat: at(10), ..sight(true, n) }).await;
         assert!(!proof.proven, "{proof:?}");
+        // Seen first by somebody who goes on with it later: it was said after the act all the same.
+        act.before = Some(Sight { heartbeat: at(11), ..sight(true, 0) });
+        let proof = watch(&act, |n| Sight { heartbeat: at(11), ..sight(true, n) }).await;
+        assert!(proof.proven, "{proof:?}");
+    }
+
+    #[tokio::test]
+    async fn who_looks_first_when_the_new_boot_has_spoken_waits_for_no_other_word() {
+        let mut act = boots("a", "b");
+        let seen = |n| Sight { pods: vec![pod("web", true, true, 15)], ..sight(true, n) };
+        act.before = Some(seen(0));
+        let proof = watch(&act, seen).await;
+        assert!(proof.proven, "{proof:?}");
+        act.before = Some(Sight { boot_id: Some("a".into()), ..seen(0) });
+        let proof = watch(&act, seen).await;
+        let lacks = proof.lacks.unwrap();
+        assert!(lacks.contains("was not said again"), "{lacks}");
     }
 
     #[tokio::test]
@@ -340,7 +367,8 @@ mod tests {
     #[tokio::test]
     async fn after_a_reboot_a_container_of_the_boot_before_is_not_believed() {
         let mut act = boots("a", "b");
-        act.before = Some(Sight { pods: vec![pod("web", true, true, 1)], ..sight(true, 0) });
+        let pods = vec![pod("web", true, true, 1)];
+        act.before = Some(Sight { pods, boot_id: Some("a".into()), ..sight(true, 0) });
         let now = |n, started| Sight {
             pods: vec![pod("web", true, true, started)],
             heartbeat: at(20),

@@ -58,7 +58,7 @@ fn rules_that_were_asked_for_are_waited_for_and_not_for_ever() {
         let next = climb(&mut incident, &seen, &base, &policy, &diag);
         match next {
             Climb::Watch(_, why) if rewritten => {
-                assert!(why.contains("are written anew"), "{name}: {why}")
+                assert!(why.contains("are written anew"), "{name}: {why}");
             }
             Climb::Close(Ending::Recovered, _) if !rewritten => {}
             other => panic!("{name}: {other:?}"),

@@ -39,6 +39,26 @@ async fn agent(
     }
 }
 
+/// The boot that the kubelet speaks of, where no agent can be asked. After a power cycle the node's object is the old boot's until the
+/// kubelet speaks again, and looks as well as it did then.
+async fn said_boot(
+    cluster: &Cluster,
+    node: &str,
+    was: &str,
+    booted: bool,
+    settle: Duration,
+) -> String {
+    let begun = Instant::now();
+    loop {
+        let said = cluster.look(node).await.ok().and_then(|sight| sight.boot_id);
+        match said {
+            Some(boot) if !booted || boot != was => return boot,
+            _ if begun.elapsed() > settle => return "another than before".to_owned(),
+            _ => sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
 /// Is the node well? `before` says what may be believed of the API server's view.
 pub async fn node(
     session: &Session,
@@ -58,10 +78,8 @@ pub async fn node(
     }
     let proof = match cluster {
         Some(cluster) => {
-            if act.boots.1.is_empty()
-                && let Ok(sight) = cluster.look(node).await
-            {
-                act.boots.1 = sight.boot_id.unwrap_or_default();
+            if act.boots.1.is_empty() {
+                act.boots.1 = said_boot(cluster, node, &act.boots.0, booted, settle).await;
             }
             let limits = match booted {
                 true => Limits { lease: settle, ready: settle, pods: settle, ..Limits::default() },
