@@ -107,8 +107,9 @@ impl Fleet {
         ensure!(built.context("run cargo test")?.success(), "the agents could not be built");
         let serve =
             format!("ip link set lo up && exec \"$@\" --offline -- --ignored --exact {TEST}");
-        // The kernel ends them when this ends.
-        let keeper = Command::new("unshare")
+        // The kernel ends them when this ends, and this when the measuring is cut off.
+        let keeper = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare"])
             .args(["--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", &serve, "sh", &cargo])
             .args(test)
