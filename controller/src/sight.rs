@@ -7,13 +7,13 @@
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Put on a node by the control plane while it hears nothing from it, or hears that it is not ready.
 const SILENT: [&str; 2] = ["node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"];
 
 /// A node, as seen once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sight {
     /// The Ready condition's status, `None` when there is none.
     pub ready: Option<bool>,
@@ -32,7 +32,7 @@ pub struct Sight {
 }
 
 /// A pod that is neither finished nor being deleted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodSight {
     /// `namespace/name`.
     pub name: String,

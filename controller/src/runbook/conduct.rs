@@ -6,7 +6,7 @@
 
 pub use super::ended::{NodeEnd, Told, Word};
 
-use super::leg::{Halt, Leg, LegEnd, World, cut_off, take};
+use super::leg::{Halt, Leg, LegEnd, World, cut_off, take, took_place};
 use super::op::{Left, RunbookOp};
 use super::opened::{NodeWas, Opened};
 use super::run::Shelf;
@@ -155,7 +155,11 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
             Err(why) => tried.push(format!("its provider: {why}")),
             Ok(()) => {
                 let _alone = self.one_off.lock().await;
-                if let Some(end) = self.resort(&restart, "its provider", &mut tried).await? {
+                // Another restart would end every pod again, and what the first did not mend it will not either.
+                if took_place(self.shelf, &restart)? {
+                    let why = "its machine was restarted in this recovery already";
+                    tried.push(format!("its provider: {why}"));
+                } else if let Some(end) = self.resort(&restart, "its provider", &mut tried).await? {
                     return Ok(end);
                 }
                 // In its new boot the agent may answer, and see what is wrong.

@@ -323,6 +323,20 @@ async fn a_node_that_nothing_helps_is_left_cordoned_and_does_not_hold_up_its_nei
 }
 
 #[tokio::test]
+async fn a_machine_is_restarted_once_in_a_recovery_however_often_it_is_gone_on_with() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().refused = ["a restart that helps", "left-cordoned"].into();
+    for _ in 0..3 {
+        let told = recover(&world, &shelf).await.unwrap();
+        assert!(matches!(&told.nodes[1].1, NodeEnd::Dead(_)), "{told:?}");
+        assert_eq!(world.times("machine-restarted"), 1);
+    }
+    let told = recover(&world, &shelf).await.unwrap();
+    let NodeEnd::Dead(tried) = &told.nodes[1].1 else { panic!("{told:?}") };
+    assert!(tried.iter().any(|t| t.contains("restarted in this recovery already")), "{tried:?}");
+}
+
+#[tokio::test]
 async fn an_agent_that_answers_again_is_asked_before_its_machine_is_restarted() {
     let (world, shelf) = (Sim::day(), Memory::new(None, true));
     world.0.lock().unwrap().comes_back = Some("styx");

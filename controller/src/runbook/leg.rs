@@ -200,6 +200,21 @@ pub fn cut_off<S: Shelf>(shelf: &S, leg: &Leg) -> Result<Option<S::Run>, BookErr
     Ok((!run.entries().is_empty() && !closed).then_some(run))
 }
 
+/// An ended run of this leg has changed what it is about, whatever came of it.
+pub fn took_place<S: Shelf>(shelf: &S, leg: &Leg) -> Result<bool, BookError> {
+    for nth in 1..=newest(shelf, leg)? {
+        let run = shelf.run(&format!("{}.{nth}", leg.stem()))?;
+        let events = || run.entries().iter().map(|e| &e.event);
+        let done = |e: &Event<RunbookOp>| {
+            matches!(e, Event::Ended { outcome: Outcome::Done | Outcome::AlreadySo, .. })
+        };
+        if events().any(done) && events().any(|e| matches!(e, Event::Closed { .. })) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 async fn go<W: World, R: Clocked>(world: &W, run: &mut R, leg: &Leg) -> Result<LegEnd, Halt> {
     let mut bridge = Bridge { world, leg, clock: run.clock() };
     let ending = engine::run(&mut bridge, run).await?;

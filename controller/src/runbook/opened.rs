@@ -1,6 +1,7 @@
 //! What a recovery began with: which cluster, how its nodes were, and what was agreed to. Written once, never changed.
 
 use super::op::Taint;
+use crate::sight::Sight;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -27,6 +28,10 @@ pub struct Opened {
     pub report: Option<String>,
     /// What could not be seen, and why.
     pub gaps: Vec<String>,
+    /// How the API server saw each node that was not well, just before anything was done. Who goes on with what was cut off judges by
+    /// this: what he sees himself is from the middle of it.
+    #[serde(default)]
+    pub before: BTreeMap<String, Sight>,
     /// It is one node's heal by other means than its agent, and no more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub heal: bool,

@@ -1,6 +1,7 @@
 //! `ctl install`: the agent on a node that has nothing but sshd, its key made there, until it has seen the node well; or a newer agent
 //! in the old one's place, and the old one back if the new one does not come up.
 
+mod denials;
 mod first_look;
 
 use crate::ask;
@@ -168,6 +169,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     if !args.upgrade {
         let version = fresh(args, &ssh, &binary, &place, out).await?;
         let seen = first_look(args, global, out, &version).await?;
+        denials::pass_on(&args.node, global, out).await;
         out.print(format!("{} runs lifeline-agent {version}: {}", args.node, seen.told()));
         return end("installed", Some(&version), Some(&seen), seen.exit);
     }

@@ -31,6 +31,7 @@ use crate::session::Session;
 use crate::verbs::heal;
 use crate::verbs::vps::desk::Desk;
 use crate::words;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -156,7 +157,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         Some(path) => Some(std::path::absolute(path).map_err(CommandError::failed)?),
         None => usual(config.record(), &config.cluster, &id),
     };
-    let opened = Opened {
+    let mut opened = Opened {
         id,
         cluster: config.cluster.clone(),
         context: config.context.clone(),
@@ -167,6 +168,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         nodes,
         report: report.map(|p| p.display().to_string()),
         gaps,
+        before: BTreeMap::new(),
         heal: false,
     };
     let refused = |node: &str| match &provider {
@@ -190,6 +192,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         out.say("Nothing was done.");
         return Ok(Exit::Unhealthy);
     }
+    opened.before = start::before(cluster.as_ref(), &opened).await;
     let book = Book::begin(&opened)?;
     conduct(args, &session, (cluster.as_ref(), pin), provider, &book, &opened).await
 }
@@ -267,7 +270,6 @@ async fn conduct(
     opened: &Opened,
 ) -> Outcome {
     let out = session.out;
-    let before = start::before(cluster, opened).await;
     let record = session.config.as_ref().and_then(|c| c.record());
     let name = session.config.as_ref().map_or("", |c| c.cluster.as_str());
     let confirmed = |word: &str| {
@@ -295,7 +297,7 @@ async fn conduct(
             limit: args.limit,
             ..Consent::default()
         },
-        before,
+        before: opened.before.clone(),
         papers: Papers { book, opened, record, tracker: tracker(record).await },
         asking: Mutex::new(()),
         checked: Mutex::new(None),

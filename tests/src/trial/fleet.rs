@@ -23,10 +23,20 @@ pub const CASES: &[Case] = &[
     },
 ];
 
-pub const REAL: &[Case] = &[Case {
-    name: "real_the_printed_policy_refuses_the_october_daemonset_and_admits_benign_ones",
-    run: policy,
-}];
+pub const REAL: &[Case] = &[
+    Case {
+        name: "real_the_printed_policy_refuses_the_october_daemonset_and_admits_benign_ones",
+        run: policy,
+    },
+    // The last: it leaves an agent that `ctl` has put there.
+    Case {
+        name: "real_a_bare_node_is_installed_upgraded_rolled_back_and_left_as_it_was",
+        run: from_bare_to_bare,
+    },
+];
+
+/// A certificate that was revoked elsewhere, as `ctl pki show` prints its number.
+const REVOKED: &str = "0b:ad:ca:fe";
 
 /// A debug build is carried over a line of the lab; a program that does not come up has its time, too.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -141,19 +151,24 @@ fn broken() -> std::result::Result<PathBuf, String> {
 fn from_bare_to_bare(g: &Ground<'_>) -> Verdict {
     let way = Way::of(g)?;
     forget_host_keys();
+    let mode = g.sh("grep '^mode = ' /etc/lifeline/agent.toml")?;
     ends(&way.ctl(g, "uninstall", &["--discard"])?, 0, "")?;
     traces(g)?;
     let bare = g.snapshot()?;
+    let revoked = g.ctl(&["pki", "revoke", REVOKED, "--node", "styx", "--yes"])?;
+    ends(&revoked, 0, "")?;
 
     let seen = ends(&way.install(g, &program(), &[])?, 0, "installed")?;
     if seen["verdict"] != "Healthy" {
         return Err(format!("it is not well: {seen}"));
     }
-    let mode =
+    let there =
         g.sh("stat -c '%a %U' /etc/lifeline/agent.key; systemctl is-enabled lifeline-agent")?;
-    if mode != "600 root\nenabled\n" {
-        return Err(format!("key or unit are not as they should be: {mode}"));
+    if there != "600 root\nenabled\n" {
+        return Err(format!("key or unit are not as they should be: {there}"));
     }
+    g.sh("grep -qi 0badcafe /etc/lifeline/denied-serials || grep -qi 0b:ad:ca:fe /etc/lifeline/denied-serials")
+        .map_err(|why| format!("what styx refuses it does not refuse: {why}"))?;
     ends(&way.install(g, &program(), &[])?, 1, "")?;
 
     let pid = g.sh("systemctl show -p MainPID --value lifeline-agent")?;
@@ -173,8 +188,13 @@ fn from_bare_to_bare(g: &Ground<'_>) -> Verdict {
     ends(&way.ctl(g, "uninstall", &[])?, 0, "")?;
     traces(g)?;
     g.expect_same(&bare)?;
-    // The cases after this one need an agent.
-    ends(&way.install(g, &program(), &[])?, 0, "installed").map(drop)
+    // What comes after this needs an agent, in the mode that it had.
+    ends(&way.install(g, &program(), &[])?, 0, "installed")?;
+    let mode = mode.trim();
+    g.sh(&format!(
+        "sed -i 's/^mode = .*/{mode}/' /etc/lifeline/agent.toml && systemctl restart lifeline-agent"
+    ))?;
+    g.settled(Duration::from_secs(40))
 }
 
 /// `kubectl apply` without keeping it: admission is asked all the same.

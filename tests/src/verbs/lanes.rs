@@ -1,27 +1,40 @@
-//! The live cases of the quick gear in several labs beside each other.
+//! Live cases in several labs beside each other.
+
+use std::path::Path;
 
 use lifeline_lab::beside::{Beside, Queue, Share};
+use lifeline_lab::state::Gear;
 use lifeline_lab::trial::Summary;
 
-/// Labs at work, which take the cases from one queue.
+/// Labs at work, which take the cases of a gear from one queue.
 #[derive(Debug)]
 pub struct Lanes {
     labs: Vec<Beside>,
     /// The queue's folder: it is there for as long as they are.
-    _queue: tempfile::TempDir,
+    queue: tempfile::TempDir,
 }
 
 impl Lanes {
-    /// Begins as many; each takes its lab down at its end.
-    pub fn begin(labs: u8, filters: &[String], yes: bool) -> anyhow::Result<Self> {
+    /// Begins one for each of these places of all labs there are; each takes its lab down at its end.
+    pub fn begin(
+        gear: Gear,
+        (places, of): (std::ops::RangeInclusive<usize>, usize),
+        filters: &[String],
+        yes: bool,
+    ) -> anyhow::Result<Self> {
         let queue = tempfile::tempdir()?;
-        let mut args = vec!["test".to_owned(), "--live".to_owned()];
+        let cases = if gear == Gear::Real { "--real" } else { "--live" };
+        let mut args = vec!["test".to_owned(), cases.to_owned()];
         args.extend(filters.iter().cloned());
         args.extend(yes.then(|| "--yes".to_owned()));
         args.extend(["--queue".to_owned(), queue.path().display().to_string()]);
-        let of = usize::from(labs);
-        let labs = (1..=of).map(|nth| Beside::begin(Share { nth, of }, &args));
-        Ok(Self { labs: labs.collect::<Result<_, _>>()?, _queue: queue })
+        let labs = places.map(|nth| Beside::begin(Share { nth, of }, &args));
+        Ok(Self { labs: labs.collect::<Result<_, _>>()?, queue })
+    }
+
+    /// For whoever takes cases besides.
+    pub fn queue(&self) -> Queue {
+        Queue::new(Path::new(self.queue.path()))
     }
 
     /// Waits for the end of all.

@@ -76,7 +76,8 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if let (Some(queue), Some(path)) = (&args.queue, &args.summary) {
-        let text = serde_json::to_string(&on_stand_ins(args, Some(queue), progress)?)
+        let gear = if args.real { Gear::Real } else { Gear::Quick };
+        let text = serde_json::to_string(&cases(args, gear, Some(queue), progress)?)
             .context("write the summary")?;
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
         return Ok(ExitCode::SUCCESS);
@@ -89,12 +90,13 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
     }
     workspace::build(progress)?;
     let summary = match (args.real, args.labs) {
-        (true, _) => on_the_cluster(args, || Ok(Summary::default()), progress)?,
-        (false, 1) => on_stand_ins(args, None, progress)?,
+        (true, _) => on_the_cluster(args, None, || Ok(Summary::default()), progress)?,
+        (false, 1) => cases(args, Gear::Quick, None, progress)?,
         (false, labs) => {
             common(args, progress)?;
             root::ensure(Gear::Quick, progress)?;
-            Lanes::begin(labs, &args.filters, args.yes)?.done()?
+            let labs = usize::from(labs);
+            Lanes::begin(Gear::Quick, (1..=labs, labs), &args.filters, args.yes)?.done()?
         }
     };
     Ok(told(&summary))
@@ -106,41 +108,49 @@ fn common(args: &Args, progress: &Progress) -> anyhow::Result<()> {
     Ok(parts::ensure(progress, args.yes)?)
 }
 
-/// Most of it is waiting: the workspace's tests, the quick gear's cases in their labs and the real gear's run beside each other. The
-/// incident is told when all of that has ended, for it counts every lost probe.
+/// Most of it is waiting: the workspace's tests, the quick gear's cases in their labs and the real gear's in two run beside each other.
+/// The incident is told when all of that has ended, for it counts every lost probe.
 fn everything(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
     common(args, progress)?;
     let ahead = Ahead::begin(args.yes)?;
     workspace::build(progress)?;
     let tests = workspace::begin(progress)?;
     root::ensure(Gear::Quick, progress)?;
-    let lanes = Lanes::begin(args.labs, &args.filters, args.yes)?;
+    let (labs, of) = (usize::from(args.labs), usize::from(args.labs) + 1);
+    let quick = Lanes::begin(Gear::Quick, (1..=labs, of), &args.filters, args.yes)?;
     ahead.done(progress)?;
+    let real = Lanes::begin(Gear::Real, (of..=of, of), &args.filters, args.yes)?;
+    let queue = real.queue();
     let mut tested = Ok(());
     let beside = || {
-        let summary = lanes.done()?;
+        let mut summary = quick.done()?;
+        let of_real = real.done()?;
+        // Our own lab has counted them, too.
+        summary.take(Summary { left_out: 0, ..of_real });
         tested = tests.done(progress);
         Ok(summary)
     };
-    let summary = on_the_cluster(args, beside, progress)?;
+    let summary = on_the_cluster(args, Some(&queue), beside, progress)?;
     let code = told(&summary);
     tested.map(|()| code)
 }
 
-/// The cases of the quick gear in one lab, or those of them that a queue gives it.
-fn on_stand_ins(
+/// The cases of a gear in one lab, or those of them that a queue gives it.
+fn cases(
     args: &Args,
+    gear: Gear,
     queue: Option<&Queue>,
     progress: &Progress,
 ) -> anyhow::Result<Summary> {
-    raised(args.yes, args.keep, Gear::Quick, progress, |lab| {
+    raised(args.yes, args.keep, gear, progress, |lab| {
         trial::run(lab, &args.filters, |place| takes(queue, place), progress)
     })
 }
 
-/// The cases of the real gear; when what runs `beside` has ended, the incident on the same cluster, then what is left of all that.
+/// The cases of the real gear, or those that a queue gives us; when what runs `beside` has ended, the incident on the same cluster, then what is left of all that.
 fn on_the_cluster(
     args: &Args,
+    queue: Option<&Queue>,
     beside: impl FnOnce() -> anyhow::Result<Summary>,
     progress: &Progress,
 ) -> anyhow::Result<Summary> {
@@ -148,7 +158,7 @@ fn on_the_cluster(
         args.filters.is_empty() || args.filters.iter().any(|f| name.contains(f.as_str()))
     };
     let mut summary = raised(args.yes, args.keep, Gear::Real, progress, |lab| {
-        let mut summary = trial::run(lab, &args.filters, |place| takes(None, place), progress)?;
+        let mut summary = trial::run(lab, &args.filters, |place| takes(queue, place), progress)?;
         summary.take(beside()?);
         if wanted(INCIDENT) {
             let report = std::env::temp_dir().join("lifeline-incident-report.md");

@@ -27,6 +27,7 @@ use crate::runbook::side::Side;
 use crate::runbook::{start, view};
 use crate::session::Session;
 use crate::verbs::vps::desk::Desk;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
@@ -161,7 +162,7 @@ pub async fn begin(args: &Args, session: &Session, global: &Global, why: Command
     };
     let report =
         args.report.as_ref().map(std::path::absolute).transpose().map_err(CommandError::failed)?;
-    let opened = Opened {
+    let mut opened = Opened {
         id: start::id()?,
         cluster: config.cluster.clone(),
         context: config.context.clone(),
@@ -172,8 +173,10 @@ pub async fn begin(args: &Args, session: &Session, global: &Global, why: Command
         nodes: vec![was],
         report: report.map(|p| p.display().to_string()),
         gaps: help.gaps.iter().cloned().chain(more).collect(),
+        before: BTreeMap::new(),
         heal: true,
     };
+    opened.before = start::before(help.cluster.as_ref(), &opened).await;
     let book = Book::begin(&opened)?;
     conduct(args, session, help, &book, &opened).await
 }
@@ -213,7 +216,7 @@ async fn conduct(
         book,
         opened,
         consent,
-        before: start::before(cluster, opened).await,
+        before: opened.before.clone(),
         papers: Papers { book, opened, record: None, tracker },
         asking: Mutex::new(()),
         checked: Mutex::new(None),
