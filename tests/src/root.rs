@@ -117,6 +117,21 @@ pub(crate) fn lock(cache: &Path, kind: &str, progress: &Progress) -> Result<File
     }
 }
 
+/// Whether somebody builds something of that kind here just now.
+pub(crate) fn is_locked(cache: &Path, kind: &str) -> Result<bool> {
+    let path = cache.join(format!("lock-{kind}"));
+    let doing = || format!("lock {}", path.display());
+    match File::open(&path) {
+        Ok(file) => match file.try_lock() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error).doing(doing),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).doing(doing),
+    }
+}
+
 /// Removes what builds that were cut off have left, unless somebody builds just now.
 pub fn clear_unfinished() -> Result<()> {
     let cache = cache()?;

@@ -44,7 +44,7 @@ impl std::fmt::Debug for Control {
 pub fn begin() -> Result<Option<Control>> {
     let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty() && v != "false");
     let kube = match ci {
-        true => Some(parts::ensure(&Progress::new(), true)?.path("kube")),
+        true => Some(parts::ensure_one("kube", &Progress::new(), true)?),
         false => parts::built("kube")?,
     };
     kube.map(Control::start).transpose()

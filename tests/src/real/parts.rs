@@ -51,7 +51,20 @@ const OMITTED: &str = "ace acme appconnectors aws bird capture clientupdate clou
     relayserver remoteconfig sdnotify serve ssh synology syspolicy systray taildrop tap tpm wakeonlan \
     webbrowser webclient";
 
+/// Kubernetes first: tests of the workspace wait for it alone.
 const PARTS: [Part; 3] = [
+    Part {
+        name: "kube",
+        programs: &["kube"],
+        packages: &["."],
+        version_of: "k8s.io/kubernetes",
+        stamps: &[
+            "k8s.io/component-base/version.gitVersion",
+            "k8s.io/client-go/pkg/version.gitVersion",
+        ],
+        omitted: "",
+        usually: "8 to 10 min",
+    },
     Part {
         name: "tailnet",
         programs: &["tailscaled", "tailscale", "control"],
@@ -69,18 +82,6 @@ const PARTS: [Part; 3] = [
         stamps: &[],
         omitted: "",
         usually: "2 to 3 min",
-    },
-    Part {
-        name: "kube",
-        programs: &["kube"],
-        packages: &["."],
-        version_of: "k8s.io/kubernetes",
-        stamps: &[
-            "k8s.io/component-base/version.gitVersion",
-            "k8s.io/client-go/pkg/version.gitVersion",
-        ],
-        omitted: "",
-        usually: "8 to 10 min",
     },
 ];
 
@@ -141,6 +142,24 @@ pub fn ensure(progress: &Progress, yes: bool) -> Result<Programs> {
         }
     }
     Ok(Programs(dirs))
+}
+
+/// The file of one program, whoever builds it: who needs no other part does not wait for one.
+pub fn ensure_one(program: &str, progress: &Progress, yes: bool) -> Result<PathBuf> {
+    let until = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = built(program)? {
+            return Ok(found);
+        }
+        if !root::is_locked(&root::cache()?, KIND)? {
+            return Ok(ensure(progress, yes)?.path(program));
+        }
+        if Instant::now() > until {
+            let doing = format!("wait until somebody else has built {program}");
+            return Err(LabError::TimedOut { doing, after: LIMIT });
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// A hash of everything in the part's folder and of how it is built.

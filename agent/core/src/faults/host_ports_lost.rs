@@ -3,7 +3,7 @@
 use super::{Consent, Fault, Found, Want, proxy_rules_lost};
 use crate::diagnosis::{Finding, Severity, Verdict};
 use crate::evidence::Evidence;
-use crate::observation::{HostPorts, Sense};
+use crate::observation::{Dialect, HostPorts, NfRule, Sense};
 use crate::op::NodeOp;
 use crate::plan::{OnUnhealthy, Rung};
 use alloc::format;
@@ -31,18 +31,33 @@ pub(super) static FAULT: Fault = Fault {
 /// Where portmap's rules are led to; its nftables backend, of plugins since 1.6, has a table of its own and no such chain.
 const CHAIN: &str = "CNI-HOSTPORT-DNAT";
 
-/// Pods whose rules are not there. Portmap names the sandbox in a comment of each; when nothing leads to its chain any more they are
-/// dead whatever is in it.
+/// Pods whose rules are not there. When nothing leads to portmap's chain any more they are dead whatever is in it.
 fn dead<'e>(e: &'e Evidence<'_>) -> Vec<&'e HostPorts> {
     let known = e.base.firewall.iter().flat_map(|f| &f.hooks).any(|h| h.to == CHAIN);
     if !known {
         return Vec::new();
     }
     let cut = !proxy_rules_lost::missing(e, CHAIN).is_empty();
+    let named = named(e);
     let ruled = |h: &HostPorts| {
-        e.seen.netfilter.iter().flat_map(|t| &t.rules).any(|r| r.spec.contains(h.sandbox.as_str()))
+        named.as_ref().is_none_or(|all| all.iter().any(|r| r.spec.contains(h.sandbox.as_str())))
     };
     e.seen.host_ports.iter().filter(|h| cut || !ruled(h)).collect()
+}
+
+/// Portmap's rules, each of which names its sandbox in a comment; `None` where that cannot be seen. nft prints no comments of iptables',
+/// and in that language a table is read as soon as somebody has put a rule of nft's own into it.
+fn named<'e>(e: &'e Evidence<'_>) -> Option<Vec<&'e NfRule>> {
+    let mut found = Vec::new();
+    let mut there = false;
+    for table in e.seen.netfilter.iter().filter(|t| t.chains.iter().any(|c| c.name == CHAIN)) {
+        there = true;
+        if table.dialect != Dialect::Iptables {
+            return None;
+        }
+        found.extend(table.rules.iter().filter(|r| r.chain == CHAIN));
+    }
+    (there && found.iter().all(|r| r.spec.contains("id: "))).then_some(found)
 }
 
 fn detect(e: &Evidence<'_>) -> Vec<Found> {
