@@ -99,12 +99,12 @@ fn rest(node: &Node, plan: &NodePlan) -> Observation {
                 seen.sysctls.remove(key);
             }
             NodeOp::Quarantined { path } => seen.paths.retain(|p| p != path),
+            NodeOp::SandboxStopped { id, .. } => seen.host_ports.retain(|h| h.sandbox != *id),
             NodeOp::ExitNodeOff { .. }
             | NodeOp::ExitNodeOn { .. }
             | NodeOp::Released { .. }
             | NodeOp::FlowsGone { .. }
             | NodeOp::Restarted { .. }
-            | NodeOp::SandboxStopped { .. }
             | NodeOp::Armed { .. }
             | NodeOp::Disarmed
             | NodeOp::Flushed { .. }

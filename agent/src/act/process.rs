@@ -323,7 +323,8 @@ mod tests {
             daemon(&dir, "tailscaled", Some("trap '' TERM; while :; do sleep 0.05; done"));
         let before = Instant::now();
         stop(&id_of(child.id()), 300).await.unwrap();
-        assert!((300..2_000).contains(&u64::try_from(before.elapsed().as_millis()).unwrap()));
+        // Not before its grace is over; how long after is the machine's affair, as long as it is not for ever.
+        assert!((300..20_000).contains(&u64::try_from(before.elapsed().as_millis()).unwrap()));
         assert!(is_gone(&mut child));
     }
 
