@@ -7,12 +7,15 @@
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
-use std::sync::Once;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// One after the other: six labs that boot at the same time, beside those of live cases, do not boot within their limit.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// A lab of the test's own, taken down at the end of the test, however that ends.
-struct Own(&'static str);
+struct Own(&'static str, #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>);
 
 impl Own {
     /// None, with a printed reason, where labs cannot be made; where CI is, that is a failure.
@@ -24,7 +27,7 @@ impl Own {
                 let build = ["build", "--quiet", "--workspace", "--locked"];
                 assert!(lifeline_lab::cargo::command().args(build).status().unwrap().success());
             });
-            return Some(Self(name));
+            return Some(Self(name, TURN.lock().unwrap_or_else(PoisonError::into_inner)));
         }
         assert!(std::env::var_os("CI").is_none(), "CI runs these tests as root");
         println!("skipped: a lab needs root");

@@ -112,6 +112,7 @@ impl<N: Node> Inner<N> {
             let verdict =
                 format!("{}{}: {}", d.verdict, if d.guarded { ", guarded" } else { "" }, d.summary);
             said.verdict(told, verdict).await?;
+            said.kept(told, d).await?;
             let next = self.node.climb(
                 &mut incident,
                 &glance.seen,

@@ -3,6 +3,7 @@
 use crate::journal::JournalError;
 use crate::runs::book::{self, Book, Mark};
 use crate::runs::story::{Story, What};
+use lifeline_core::diagnosis::Diagnosis;
 use lifeline_core::engine::Ending;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -91,6 +92,7 @@ impl Told {
 pub(super) struct Said {
     verdict: String,
     wait: String,
+    kept: Vec<String>,
 }
 
 impl Said {
@@ -98,6 +100,22 @@ impl Said {
         if self.verdict != text {
             told.note("verdict", text.clone()).await?;
             self.verdict = text;
+        }
+        Ok(())
+    }
+
+    /// Who keeps a culprit, and what ends it for good: once each, and not only at the end, when it may lie between two of its starts.
+    pub(super) async fn kept(
+        &mut self,
+        told: &mut Told,
+        diagnosis: &Diagnosis,
+    ) -> Result<(), Halt> {
+        let lines = diagnosis.findings.iter().flat_map(|f| &f.evidence);
+        for line in lines.filter(|l| l.contains("; for good: ")) {
+            if !self.kept.contains(line) {
+                told.note("kept", line.clone()).await?;
+                self.kept.push(line.clone());
+            }
         }
         Ok(())
     }

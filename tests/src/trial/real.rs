@@ -222,7 +222,12 @@ fn flushed(g: &Ground<'_>) -> Verdict {
         }
         thread::sleep(Duration::from_millis(500));
     }
-    let after = pod()?;
+    // The port answers before the kubelet has told the API server of the new container.
+    let mut after = pod()?;
+    while after.1 == before.1 && Instant::now() < until {
+        thread::sleep(Duration::from_millis(500));
+        after = pod()?;
+    }
     if after.0 != before.0 || after.1 == before.1 {
         return Err(format!("the pod and its container were {before:?}, and are {after:?}"));
     }

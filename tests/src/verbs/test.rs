@@ -108,7 +108,7 @@ fn common(args: &Args, progress: &Progress) -> anyhow::Result<()> {
     Ok(parts::ensure(progress, args.yes)?)
 }
 
-/// Most of it is waiting: the workspace's tests, the quick gear's cases in their labs and the real gear's in as many run beside each other.
+/// Most of it is waiting: the workspace's tests, the quick gear's cases in their labs and the real gear's in two run beside each other.
 /// The incident is told when all of that has ended, for it counts every lost probe.
 fn everything(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
     common(args, progress)?;
@@ -117,11 +117,11 @@ fn everything(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
     let tests = workspace::begin(progress)?;
     root::ensure(Gear::Quick, progress)?;
     let labs = usize::from(args.labs);
-    // One of the real gear's is our own, and tells the incident afterwards.
-    let of = 2 * labs - 1;
+    // The real gear has one besides our own, which tells the incident afterwards.
+    let of = labs + 1;
     let quick = Lanes::begin(Gear::Quick, (1..=labs, of), &args.filters, args.yes)?;
     ahead.done(progress)?;
-    let real = Lanes::begin(Gear::Real, (labs + 1..=of, of), &args.filters, args.yes)?;
+    let real = Lanes::begin(Gear::Real, (of..=of, of), &args.filters, args.yes)?;
     let queue = real.queue();
     let mut tested = Ok(());
     let beside = || {

@@ -53,7 +53,7 @@ fn round(targets: &[String]) -> anyhow::Result<Result<(), Vec<String>>> {
         failed.extend(failed_target(&line));
     }
     let status = child.wait().context("wait for cargo test")?;
-    Ok(if status.success() { Ok(()) } else { Err(failed.concat()) })
+    Ok(if status.success() { Ok(()) } else { Err(together(failed)) })
 }
 
 /// A first round of all tests under way beside other work; what it says is shown in one piece when it has ended.
@@ -81,8 +81,8 @@ fn told(mut child: Child, mut said: std::fs::File) -> anyhow::Result<Result<(), 
     said.seek(SeekFrom::Start(0)).context("read what the tests said")?;
     let text = std::io::read_to_string(said).context("read what the tests said")?;
     eprint!("{text}");
-    let failed = text.lines().filter_map(failed_target).flatten().collect();
-    Ok(if status.success() { Ok(()) } else { Err(failed) })
+    let failed = text.lines().filter_map(failed_target).collect();
+    Ok(if status.success() { Ok(()) } else { Err(together(failed)) })
 }
 
 impl Beside {
@@ -91,6 +91,17 @@ impl Beside {
         let Ok(failed) = self.0.join() else { bail!("the workspace's own tests were lost") };
         judged(failed?, progress)
     }
+}
+
+/// Cargo's arguments for all of these; of several packages' libraries `--lib` names them all.
+fn together(targets: Vec<Vec<String>>) -> Vec<String> {
+    let mut all: Vec<Vec<String>> = Vec::new();
+    for target in targets {
+        if !all.contains(&target) {
+            all.push(target);
+        }
+    }
+    all.concat()
 }
 
 /// The target that a line of cargo's last words names, ``    `-p lifeline-lab --test faults` ``, without its package.
@@ -145,6 +156,8 @@ mod tests {
         let of = |line| failed_target(line).map(|words| words.join(" "));
         assert_eq!(of("    `-p lifeline-lab --test faults`").as_deref(), Some("--test faults"));
         assert_eq!(of("    `-p lifeline-core --lib`").as_deref(), Some("--lib"));
+        let lib = || vec!["--lib".to_owned()];
+        assert_eq!(together(vec![lib(), lib()]), ["--lib"], "cargo takes it once");
         assert_eq!(of("error: 2 targets failed:"), None);
         assert_eq!(of("   Compiling lifeline-lab v0.1.0"), None);
     }
