@@ -32,6 +32,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(40);
 const ROOM: &str = "for f in ip ip6; do ! nft list chain $f mangle OUTPUT 2>/dev/null | grep -q 'type filter' \
                     || nft delete chain $f mangle OUTPUT || true; done";
 
+/// A kubelet that has just started looks at its pods every ten seconds.
+const REST_LIMIT: Duration = Duration::from_secs(90);
+
 /// A heal with its stability watch takes a few seconds; this only bounds what hangs.
 const CTL_LIMIT: Duration = Duration::from_secs(120);
 
@@ -83,7 +86,8 @@ impl<'a> Ground<'a> {
         }
         self.progress.say("the node is not as it should be before the next case: power cycle");
         self.lab.power_cycle(NODE, self.progress).map_err(told)?;
-        self.settled(SETTLE_LIMIT)
+        self.settled(SETTLE_LIMIT)?;
+        self.at_rest()
     }
 
     /// The node as it boots, whatever the cases before have left in its kernel, and its baseline learnt anew.
@@ -92,7 +96,31 @@ impl<'a> Ground<'a> {
         self.lab.power_cycle(NODE, self.progress).map_err(told)?;
         self.settled(SETTLE_LIMIT).ok();
         self.learn_anew()?;
-        self.settled(SETTLE_LIMIT)
+        self.settled(SETTLE_LIMIT)?;
+        self.at_rest()
+    }
+
+    /// Waits until two looks some seconds apart show the same: where pods are real their sandboxes, and kube-proxy's rules for them, come
+    /// for a while after a node has booted or a pod has been started anew.
+    pub fn at_rest(&self) -> Verdict {
+        if self.lab.state.gear != Gear::Real {
+            return Ok(());
+        }
+        let until = Instant::now() + REST_LIMIT;
+        let mut before = self.snapshot()?;
+        loop {
+            thread::sleep(Duration::from_secs(4));
+            let now = self.snapshot()?;
+            let mut left = witness::diff(&before, &now);
+            left.retain(|d| !is_ours(d) && !real::faults::is_kept(d));
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!("the node does not come to rest:\n{}", lines(&left)));
+            }
+            before = now;
+        }
     }
 
     /// Waits until the agent says: healthy, no guard, no incident under way, baseline learnt.

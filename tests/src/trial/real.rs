@@ -209,6 +209,8 @@ fn flushed(g: &Ground<'_>) -> Verdict {
         return Err("before: the host port does not answer".to_owned());
     }
     g.make("N8")?;
+    // What was there before is of the old sandbox: put back afterwards, it would take the new one's rules away.
+    g.sh("rm -f /run/lab-n8")?;
     if port()? {
         return Err("the host port still answers: nothing is gone".to_owned());
     }
@@ -231,7 +233,7 @@ fn flushed(g: &Ground<'_>) -> Verdict {
     if after.0 != before.0 || after.1 == before.1 {
         return Err(format!("the pod and its container were {before:?}, and are {after:?}"));
     }
-    Ok(())
+    g.at_rest()
 }
 
 fn refusals(g: &Ground<'_>) -> Verdict {

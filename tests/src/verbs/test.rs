@@ -108,7 +108,8 @@ fn common(args: &Args, progress: &Progress) -> anyhow::Result<()> {
     Ok(parts::ensure(progress, args.yes)?)
 }
 
-/// Most of it is waiting: the workspace's tests, the quick gear's cases in their labs and the real gear's in two run beside each other.
+/// Most of it is waiting: the workspace's tests run beside the quick gear's cases in their labs, then beside the real gear's in two. All
+/// at once was tried: with five labs and an API server for each of six tests a look took half a minute on two cores.
 /// The incident is told when all of that has ended, for it counts every lost probe.
 fn everything(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
     common(args, progress)?;
@@ -120,19 +121,18 @@ fn everything(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
     // The real gear has one besides our own, which tells the incident afterwards.
     let of = labs + 1;
     let quick = Lanes::begin(Gear::Quick, (1..=labs, of), &args.filters, args.yes)?;
+    let mut summary = quick.done()?;
     ahead.done(progress)?;
     let real = Lanes::begin(Gear::Real, (of..=of, of), &args.filters, args.yes)?;
     let queue = real.queue();
     let mut tested = Ok(());
     let beside = || {
-        let mut summary = quick.done()?;
         let of_real = real.done()?;
-        // Our own lab has counted them, too.
-        summary.take(Summary { left_out: 0, ..of_real });
         tested = tests.done(progress);
-        Ok(summary)
+        // Our own lab has counted them, too.
+        Ok(Summary { left_out: 0, ..of_real })
     };
-    let summary = on_the_cluster(args, Some(&queue), beside, progress)?;
+    summary.take(on_the_cluster(args, Some(&queue), beside, progress)?);
     let code = told(&summary);
     tested.map(|()| code)
 }
