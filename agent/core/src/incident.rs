@@ -4,6 +4,8 @@
 //! reaches. "Unknown" and "not this node's fault" mean wait: an API server that dies in the middle of a recovery must not
 //! push a healthy node up the ladder.
 
+mod finish;
+mod last;
 mod remains;
 
 use crate::alone;
@@ -20,6 +22,8 @@ use crate::policy::Policy;
 use alloc::borrow::Cow;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use finish::finish;
+use last::last_resort;
 use remains::remains;
 use serde::{Deserialize, Serialize};
 
@@ -32,9 +36,6 @@ pub const HOLD_MS: u64 = 30_000;
 /// How long the kubelet may take to come back by itself once its path is right, milliseconds: a lease attempt every 10 s,
 /// and up to 7 s of back-off between them (field guide §C).
 pub const KUBELET_MS: u64 = 17_000;
-
-/// The fault that tells of what a culprit left.
-const REMNANT: &str = "tailscale-remnant";
 
 /// What was done takes a moment to be seen: the same rung is tried again only after so many milliseconds. tailscaled takes its
 /// routes back within a second of being asked.
@@ -87,6 +88,9 @@ pub struct Incident {
     pub held_since: Option<Stamp>,
     /// Since when the only trouble is a kubelet that has not come back yet.
     pub kubelet_since: Option<Stamp>,
+    /// Culprits that a run was aimed at, by pid and start: one that was started since is met as gently as the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub met: Vec<(u32, u64)>,
 }
 
 /// What a recovery does next.
@@ -117,6 +121,7 @@ impl Incident {
             blind_since: None,
             held_since: None,
             kubelet_since: None,
+            met: Vec::new(),
         }
     }
 
@@ -151,10 +156,22 @@ impl Incident {
         self.consent.findings.extend(found);
     }
 
+    /// Whoever captures now was started after the last run that was aimed at somebody.
+    fn knows_none_of(&self, diag: &Diagnosis) -> bool {
+        let mut named = culprits(diag).peekable();
+        named.peek().is_some() && named.all(|c| !self.met.contains(&c))
+    }
+
     fn attempts(&self, rung: Rung) -> u32 {
         let n = self.runs.iter().filter(|r| r.rung == rung && r.ending != Ending::Void).count();
         u32::try_from(n).unwrap_or(u32::MAX)
     }
+}
+
+/// Who the findings name, by pid and start.
+fn culprits(diag: &Diagnosis) -> impl Iterator<Item = (u32, u64)> {
+    let named = diag.findings.iter().filter_map(|f| f.culprit.as_ref()?.process.as_ref());
+    named.map(|p| (p.pid, p.start))
 }
 
 /// Since when a condition has held: kept while it does, forgotten when it does not. A reboot forgets it too.
@@ -223,7 +240,9 @@ pub fn climb(
             continue;
         }
         let attempt = incident.attempts(rung);
-        let Some(plan) = planner::plan(seen, base, policy, &own, rung, &incident.id, attempt)
+        let newcomers = rung == Rung::Quiet && incident.knows_none_of(&own);
+        let firmness = if newcomers { 0 } else { attempt };
+        let Some(plan) = planner::plan(seen, base, policy, &own, rung, &incident.id, firmness)
         else {
             continue;
         };
@@ -250,7 +269,13 @@ pub fn climb(
             return Climb::Close(Ending::Stuck, why);
         }
         let lacks = incident.consent.lacks(&plan);
-        return if lacks.is_empty() { Climb::Plan(plan) } else { Climb::Ask(plan, lacks) };
+        if !lacks.is_empty() {
+            return Climb::Ask(plan, lacks);
+        }
+        if rung == Rung::Quiet {
+            incident.met.extend(culprits(&own));
+        }
+        return Climb::Plan(plan);
     }
     if let Some(wait) = rewriting(incident, seen, diag) {
         incident.well_since = None;
@@ -285,130 +310,4 @@ fn rewriting(incident: &Incident, seen: &Observation, diag: &Diagnosis) -> Optio
         _ => "kube-proxy's rules",
     };
     Some(Climb::Watch(LOOK_MS, alloc::format!("waiting until {what} are written anew")))
-}
-
-/// Nothing else is known: the rungs that do not ask what it is, each once, and only when the operator's consent reaches them.
-fn last_resort(
-    incident: &mut Incident,
-    seen: &Observation,
-    base: &Baseline,
-    policy: &Policy,
-    diag: &Diagnosis,
-) -> Result<Climb, String> {
-    let mut why_not = Vec::new();
-    for rung in Rung::LAST {
-        let consent = &incident.consent;
-        let named = (consent.from..=consent.rung).contains(&rung.number());
-        if !named {
-            continue;
-        }
-        // Each once: what it did not heal, or nobody confirmed, it will not heal the next time.
-        if let Some(run) = incident.runs.iter().find(|r| r.rung == rung) {
-            let how = match run.ending {
-                Ending::RolledBack => "was undone",
-                Ending::Recovered
-                | Ending::Held
-                | Ending::Unwell
-                | Ending::Cancelled
-                | Ending::Void
-                | Ending::Stuck => "did not help",
-            };
-            why_not.push(alloc::format!("the {} {how}", rung.word()));
-            continue;
-        }
-        let plan = match planner::last_resort(seen, policy, diag, rung, &incident.id) {
-            Ok(plan) => plan,
-            Err(why) => {
-                why_not.push(alloc::format!("no {}: {why}", rung.word()));
-                continue;
-            }
-        };
-        if let Some(first) = check::check(&plan, seen, base).first() {
-            why_not.push(alloc::format!("no {}: the checker refused it: {first}", rung.word()));
-            continue;
-        }
-        let lacks = incident.consent.lacks(&plan);
-        return Ok(if lacks.is_empty() { Climb::Plan(plan) } else { Climb::Ask(plan, lacks) });
-    }
-    Err(why_not.join("; "))
-}
-
-/// Nothing is left to do: is the node well, and has it been for long enough?
-fn finish(
-    incident: &mut Incident,
-    diag: &Diagnosis,
-    now: &Stamp,
-    spent: bool,
-    remains: &str,
-) -> Climb {
-    match diag.verdict {
-        Verdict::Healthy if incident.alone && incident.runs.is_empty() => {
-            Climb::Close(Ending::Void, "it was gone before anything was done".to_string())
-        }
-        // Well, and what an operator wanted gone is still there: that is no recovery.
-        Verdict::Healthy if spent => Climb::Close(
-            Ending::Unwell,
-            alloc::format!("{}; it was tried {ATTEMPTS} times to mend it, in vain", diag.summary),
-        ),
-        Verdict::Healthy => {
-            // "Could not read" is never "nothing there": whether something was left behind cannot be said.
-            let held = diag.held.iter().find(|h| h.fault == REMNANT);
-            let held_ms = since(&mut incident.held_since, held.is_some(), now);
-            if let Some(held) = held {
-                incident.well_since = None;
-                let why =
-                    alloc::format!("well, but what was left behind is not known: {}", held.why);
-                return if held_ms >= HOLD_MS {
-                    Climb::Close(Ending::Held, why)
-                } else {
-                    Climb::Watch(LOOK_MS, why)
-                };
-            }
-            let ms = since(&mut incident.well_since, true, now);
-            if diag.guarded {
-                return Climb::Watch(
-                    LOOK_MS,
-                    "well without our guard; the guard is being lowered".to_string(),
-                );
-            }
-            if ms >= incident.stability_ms {
-                Climb::Close(Ending::Recovered, alloc::format!("{}{remains}", diag.summary))
-            } else {
-                // No countdown: a note is written for each new text, and one says it all.
-                let whole = incident.stability_ms.div_ceil(1_000);
-                Climb::Watch(
-                    LOOK_MS,
-                    alloc::format!("healthy; watching that it stays so for {whole} s"),
-                )
-            }
-        }
-        // Works, and differs: an operator's decision, never ours.
-        Verdict::Moved => Climb::Close(Ending::Held, diag.summary.clone()),
-        Verdict::Captured | Verdict::Lost | Verdict::Filtered | Verdict::KubeletStuck if spent => {
-            Climb::Close(
-                Ending::Unwell,
-                alloc::format!(
-                    "{}; each repair was tried {ATTEMPTS} times and it came back{remains}",
-                    diag.summary
-                ),
-            )
-        }
-        Verdict::KubeletStuck
-            if !incident.runs.is_empty()
-                && incident
-                    .kubelet_since
-                    .as_ref()
-                    .and_then(|k| now.since(k))
-                    .is_none_or(|ms| ms < 3 * KUBELET_MS) =>
-        {
-            Climb::Watch(LOOK_MS, "k3s-agent was restarted; waiting for its lease".to_string())
-        }
-        Verdict::Captured | Verdict::Lost | Verdict::Filtered | Verdict::KubeletStuck => {
-            Climb::Close(
-                Ending::Unwell,
-                alloc::format!("{}; no repair is known for it", diag.summary),
-            )
-        }
-        Verdict::Unknown | Verdict::Upstream => Climb::Close(Ending::Held, diag.summary.clone()),
-    }
 }

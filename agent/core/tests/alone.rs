@@ -183,6 +183,31 @@ fn a_kept_culprit_is_asked_first_given_a_moment_and_only_then_stopped() {
 }
 
 #[test]
+fn a_kept_culprit_that_was_started_anew_is_asked_again_and_not_stopped() {
+    let (policy, mut incident) = (heal(), opened(0, &["tailscale-capture/tailscale"]));
+    let kinds = |incident: &mut Incident, pid, ms| {
+        let (mut seen, base) = look("r1-in-a-pod", ms);
+        seen.processes.iter_mut().filter(|p| p.pid == 4711).for_each(|p| p.pid = pid);
+        let diag = judge(&seen, &base, &policy);
+        let Climb::Plan(plan) = climb(incident, &seen, &base, &policy, &diag) else {
+            panic!("nothing is planned")
+        };
+        plan.steps.iter().map(|s| s.op.kind()).collect::<Vec<_>>()
+    };
+    assert!(!kinds(&mut incident, 4711, 1_000).contains(&"stopped"));
+    incident.runs.push(ran(Rung::Quiet, Ending::Recovered, 2_000));
+    assert!(
+        !kinds(&mut incident, 4801, 14_000).contains(&"stopped"),
+        "its keeper would start a third"
+    );
+    incident.runs.push(ran(Rung::Quiet, Ending::Unwell, 15_000));
+    assert!(
+        kinds(&mut incident, 4801, 18_000).contains(&"stopped"),
+        "it was asked and did not obey"
+    );
+}
+
+#[test]
 fn the_end_says_that_a_culprit_that_obeys_still_runs_who_keeps_it_and_what_ends_it() {
     let (policy, mut incident) = (heal(), opened(0, &["tailscale-capture/tailscale"]));
     incident.runs.push(ran(Rung::Quiet, Ending::Recovered, 1_000));
