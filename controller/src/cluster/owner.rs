@@ -39,6 +39,24 @@ impl Owner {
         !matches!(self.by, By::Helm | By::Pulumi)
     }
 
+    /// It must be told before what it made is deleted: it puts that back, or keeps a record of a release that is no more.
+    pub fn is_told_first(&self) -> bool {
+        self.returns() || self.by == By::Helm
+    }
+
+    /// What it does when what it made is deleted behind its back.
+    pub fn does(&self) -> &'static str {
+        match self.by {
+            By::Helm => {
+                "keeps a record of what is deleted, and makes it again with its next upgrade"
+            }
+            By::Pulumi => "makes what is deleted again with its next run",
+            By::FluxKustomization | By::FluxHelmRelease | By::Argo | By::K3s => {
+                "puts back what is deleted"
+            }
+        }
+    }
+
     /// For people: `Flux Kustomization flux-system/apps`.
     pub fn words(&self) -> String {
         let kind = match self.by {
@@ -227,6 +245,7 @@ mod tests {
     fn only_what_reconciles_puts_things_back() {
         let by = |by| Owner { by, namespace: Some("n".into()), name: Some("a".into()) };
         assert!(by(By::K3s).returns() && by(By::Argo).returns() && !by(By::Helm).returns());
+        assert!(by(By::Helm).is_told_first() && !by(By::Pulumi).is_told_first());
         assert_eq!(by(By::FluxKustomization).suspend(), "flux suspend kustomization a -n n");
     }
 }

@@ -12,7 +12,7 @@ use kube::api::PostParams;
 use serde::{Deserialize, Serialize};
 
 /// Verbs that need rights.
-pub const VERBS: [&str; 5] = ["cleanup", "cordon", "drain", "delete", "verify"];
+pub const VERBS: [&str; 6] = ["cleanup", "cordon", "drain", "delete", "verify", "recover"];
 
 /// Something that must be allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,12 @@ pub fn of(verb: &str, kinds: &Kinds) -> Vec<Right> {
             right("", "nodes", &["get", "list", "patch", "delete"]),
             right("", "pods", &["get", "list"]),
         ]),
+        // Without a namespace to clean up; with one, the clean-up's besides.
+        "recover" => {
+            for verb in ["drain", "delete", "verify"] {
+                rights.extend(of(verb, kinds));
+            }
+        }
         "verify" => {
             rights.extend(looks);
             rights.push(right("", "pods", &["get", "list", "create", "delete"]));

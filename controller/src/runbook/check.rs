@@ -1,5 +1,6 @@
 //! Phase 8: the cluster as a whole: every node, every pod that is meant to run, and each agent's own look at its routing.
 
+use super::book::wall_ms;
 use crate::cluster::Cluster;
 use crate::cluster::verify::{self, Said};
 use crate::config::verify::Verify;
@@ -25,12 +26,14 @@ pub struct Checked {
     pub words: String,
 }
 
-/// Looks until nothing is out of order, or the time is over. `unwell_before` was not ready before anything was done.
+/// Looks until nothing is out of order, or the time is over. `unwell_before` was not ready before anything was done; the
+/// recovery began at `began_ms`, by the wall clock.
 pub async fn settle(
     session: &Session,
     cluster: Option<&Cluster>,
     nodes: &[String],
     unwell_before: &[String],
+    began_ms: u64,
 ) -> Result<Checked, String> {
     let wanted = session.config.as_ref().map(|c| c.verify.clone()).unwrap_or_default();
     let Some(cluster) = cluster else {
@@ -43,7 +46,7 @@ pub async fn settle(
         if let Ok(c) = &mut checked
             && c.well
         {
-            configured(session, cluster, &wanted, c).await;
+            configured(session, cluster, &wanted, began_ms, c).await;
         }
         match &checked {
             Ok(c) if c.well => return checked,
@@ -54,10 +57,17 @@ pub async fn settle(
 }
 
 /// Workloads, logs, reach and remnants, as `[verify]` says; nodes and pods have been looked at, by what they were before.
-async fn configured(session: &Session, cluster: &Cluster, wanted: &Verify, checked: &mut Checked) {
+async fn configured(
+    session: &Session,
+    cluster: &Cluster,
+    wanted: &Verify,
+    began_ms: u64,
+    checked: &mut Checked,
+) {
     let out = session.out;
     let mut say = |line: String| out.say(line);
-    let checks = verify::look(cluster, wanted, &mut say).await;
+    let since = Duration::from_millis(wall_ms().saturating_sub(began_ms));
+    let checks = verify::look(cluster, wanted, Some(since), &mut say).await;
     for check in checks.into_iter().filter(|c| c.what != "nodes" && c.what != "pods") {
         let said = match check.said {
             Said::Good => "good",

@@ -24,6 +24,10 @@ pub trait Desk: World {
     fn startable(&self, node: &str) -> Result<(), String>;
     /// Why a node's machine cannot be restarted from here; `Ok` when it can.
     fn restartable(&self, node: &str) -> Result<(), String>;
+    /// Why a node's machine is to be left alone, by a fresh look: the trouble is not its own, or the cluster hears it.
+    fn spared(&self, node: &str) -> impl Future<Output = Option<String>> + Send;
+    /// Why a node is not to be taken out of its cluster, by a fresh look.
+    fn belongs(&self, node: &str) -> impl Future<Output = Option<String>> + Send;
     /// What is to be typed at the node's own console, word for word.
     fn console(&self, node: &str) -> String;
     /// What is recorded, in order: the report, the commit, comments.
@@ -150,6 +154,14 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
             if let Some(end) = self.started(&heal, unseen, node, &mut tried).await? {
                 return Ok(end);
             }
+        }
+        // From here on it is about the whole machine: what is wrong must be wrong there.
+        if cut_off(self.shelf, &restart)?.is_none()
+            && let Some(why) = self.world.spared(node).await
+        {
+            self.note(node, &format!("{node} is left as it is: {why}"))?;
+            tried.push(why);
+            return Ok(NodeEnd::Spared(tried));
         }
         match self.world.restartable(node) {
             Err(why) => tried.push(format!("its provider: {why}")),
@@ -306,6 +318,10 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
     /// The last resort, each step of it asked by itself: nothing new goes there, what is there moves, the node is forgotten.
     async fn left(&self, nodes: &[(String, NodeEnd)]) -> Result<(), Halt> {
         for (node, _) in nodes.iter().filter(|(_, end)| matches!(end, NodeEnd::Dead(_))) {
+            if let Some(why) = self.world.belongs(node).await {
+                self.note(node, &format!("{node} stays in its cluster: {why}"))?;
+                continue;
+            }
             let of = |op: fn(String) -> RunbookOp| vec![op(node.clone())];
             let cordon = of(|node| RunbookOp::LeftCordoned { node });
             let end = self.leg(&Leg::new(6, format!("cordon-{node}"), cordon, minutes(1))).await?;

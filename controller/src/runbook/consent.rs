@@ -43,19 +43,26 @@ impl Consent {
     fn named(&self, op: &RunbookOp) -> Option<String> {
         match op {
             RunbookOp::LeftCordoned { node } if self.heal => Some(format!("cordon {node}")),
-            RunbookOp::Drained { node } if self.heal => Some(format!("drain {node}")),
+            // Who is evicted does not come back to where he was.
+            RunbookOp::Drained { node } => Some(format!("drain {node}")),
             _ => None,
         }
     }
 }
 
-/// What is typed at the node's own console when nothing else is left.
+/// What is typed at the node's own console when nothing else is left. The node has the agent and need not have `ctl`.
 pub fn console(node: &str) -> String {
     let root = "ctl --socket /run/lifeline/agent.sock";
     format!(
-        "{node} has to be seen to at its own console, as root:\n  {root} diagnose {node}\n  {root} heal {node}\n  \
-         systemctl status lifeline-agent k3s-agent; journalctl -u k3s-agent -n 50\n  \
-         {root} heal {node} --rung reset     # the flush, undone unless confirmed\n  systemctl reboot                    # and if all that is in vain"
+        "{node} has to be seen to at its own console, as root:\n  \
+         systemctl status lifeline-agent k3s-agent; journalctl -u lifeline-agent -u k3s-agent -n 50\n  \
+         sed -i 's/^mode *=.*/mode = \"heal\"/' /etc/lifeline/agent.toml && lifeline-agent check-config\n  \
+         systemctl restart lifeline-agent     # in mode heal it repairs by itself, within seconds\n  \
+         journalctl -f -u lifeline-agent      # and says what it does, or why it does nothing\n\
+         where ctl is there, too:\n  \
+         {root} diagnose {node}\n  {root} heal {node}\n  \
+         {root} heal {node} --rung reset      # the flush, undone unless confirmed\n\
+         and if all that is in vain:\n  systemctl reboot"
     )
 }
 
@@ -64,11 +71,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_general_yes_takes_no_node_out_of_its_cluster_in_a_heal_and_does_in_a_recovery() {
+    fn a_general_yes_evicts_from_no_node_and_cordons_none_in_a_heal() {
+        let drain = RunbookOp::Drained { node: "styx".to_owned() };
         let cordon = RunbookOp::LeftCordoned { node: "styx".to_owned() };
         let start = RunbookOp::AgentLent { node: "styx".to_owned() };
         let recovery = Consent { yes: true, ..Consent::default() };
         assert!(recovery.covers(&cordon) && recovery.covers(&start));
+        assert!(!recovery.covers(&drain), "{drain} is for good");
         let heal = Consent { heal: true, ..recovery };
         assert!(!heal.covers(&cordon) && heal.covers(&start));
         assert_eq!(heal.lacks(&cordon), "agree to it beforehand: --confirm \"cordon styx\"");

@@ -31,6 +31,10 @@ struct State {
     comes_back: Option<&'static str>,
     /// SSH leads there, and its agent's unit does not start.
     starts_not: Option<&'static str>,
+    /// Nodes that the cluster hears, or whose trouble is not their own.
+    spared: BTreeSet<&'static str>,
+    /// Nodes that must not be taken out of their cluster.
+    belongs: BTreeSet<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -149,6 +153,16 @@ impl Desk for Sim {
             "styx" => Ok(()),
             _ => Err("it is no machine of the provider's".to_owned()),
         }
+    }
+
+    async fn spared(&self, node: &str) -> Option<String> {
+        let spared = self.0.lock().unwrap().spared.contains(node);
+        spared.then(|| format!("the API server hears {node}"))
+    }
+
+    async fn belongs(&self, node: &str) -> Option<String> {
+        let belongs = self.0.lock().unwrap().belongs.contains(node);
+        belongs.then(|| format!("{node} is Ready"))
     }
 
     fn console(&self, node: &str) -> String {
@@ -334,6 +348,25 @@ async fn a_machine_is_restarted_once_in_a_recovery_however_often_it_is_gone_on_w
     let told = recover(&world, &shelf).await.unwrap();
     let NodeEnd::Dead(tried) = &told.nodes[1].1 else { panic!("{told:?}") };
     assert!(tried.iter().any(|t| t.contains("restarted in this recovery already")), "{tried:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_is_heard_or_not_at_fault_is_neither_restarted_nor_taken_out_of_its_cluster() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().spared = ["styx"].into();
+    let told = recover(&world, &shelf).await.unwrap();
+    assert!(matches!(&told.nodes[1].1, NodeEnd::Spared(_)), "{told:?}");
+    assert_eq!(told.word(), Word::Unwell);
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    {
+        let mut state = world.0.lock().unwrap();
+        state.refused = ["machine-restarted"].into();
+        state.belongs = ["styx"].into();
+    }
+    let told = recover(&world, &shelf).await.unwrap();
+    assert!(matches!(&told.nodes[1].1, NodeEnd::Dead(_)), "{told:?}");
+    let kinds = ["machine-restarted", "left-cordoned", "drained", "out-of-service", "node-deleted"];
+    assert_eq!(kinds.map(|kind| world.times(kind)), [0; 5]);
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ pub enum NodeEnd {
     Healed(&'static str),
     /// It is not; this was in the way of each resort.
     Dead(Vec<String>),
+    /// It is not, or nobody can say; but its machine is not what is wrong. This was tried, and why it was left alone.
+    Spared(Vec<String>),
     /// It can be gone on with.
     Held(String),
     /// A human is needed.

@@ -20,6 +20,7 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod side;
+mod spare;
 pub mod start;
 mod verify;
 pub mod view;

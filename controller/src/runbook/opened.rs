@@ -1,6 +1,7 @@
 //! What a recovery began with: which cluster, how its nodes were, and what was agreed to. Written once, never changed.
 
 use super::op::Taint;
+use crate::cluster::culprit::Suspect;
 use crate::sight::Sight;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,9 +33,51 @@ pub struct Opened {
     /// this: what he sees himself is from the middle of it.
     #[serde(default)]
     pub before: BTreeMap<String, Sight>,
+    /// Workloads that could have done it: a known VPN in its nodes' own network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suspects: Vec<Named>,
     /// It is one node's heal by other means than its agent, and no more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub heal: bool,
+}
+
+/// A workload that could have done it, as it was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// `tailscale-system/tailscale-worker (DaemonSet)`.
+    pub workload: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// What it may do, and of which VPN it is.
+    pub may: Vec<String>,
+    /// Nodes it has pods on.
+    pub nodes: Vec<String>,
+    /// Who puts it back, if its marks tell.
+    pub owner: Option<String>,
+}
+
+impl From<&Suspect> for Named {
+    fn from(s: &Suspect) -> Self {
+        Self {
+            workload: s.words(),
+            namespace: s.object.namespace.clone().unwrap_or_default(),
+            may: s.vpn.iter().chain(&s.may).cloned().collect(),
+            nodes: s.nodes().into_iter().map(ToOwned::to_owned).collect(),
+            owner: s.object.owner.as_ref().map(crate::cluster::owner::Owner::words),
+        }
+    }
+}
+
+impl Named {
+    /// For people.
+    pub fn words(&self) -> String {
+        let owner = self.owner.as_ref().map_or(String::new(), |o| format!("; it belongs to {o}"));
+        let nodes = match self.nodes.is_empty() {
+            true => "no pods".to_owned(),
+            false => format!("pods on {}", self.nodes.join(", ")),
+        };
+        format!("{}: {}; {nodes}{owner}", self.workload, self.may.join(", "))
+    }
 }
 
 /// Why a node is looked after.

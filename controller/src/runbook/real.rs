@@ -11,8 +11,9 @@ use super::missed::Missed;
 use super::op::{RunbookOp, Seen};
 use super::opened::Opened;
 use super::record::Papers;
+use super::run::Shelf;
 use super::side::Side;
-use super::verify;
+use super::{spare, verify};
 use crate::ask;
 use crate::climb::{Heal, Wish};
 use crate::cluster::Cluster;
@@ -124,6 +125,14 @@ impl Real<'_> {
         }
     }
 
+    /// Said, and written down: the report tells it.
+    fn doubt(&self, line: &str) {
+        self.session.out.say(line);
+        if let Err(why) = self.book.note("unproven", line) {
+            self.session.out.say(format!("it could not be written down: {}", chain(&why)));
+        }
+    }
+
     fn ssh(&self, node: &str) -> &str {
         self.session.config.as_ref().and_then(|c| c.ssh(node)).unwrap_or_default()
     }
@@ -193,7 +202,8 @@ impl Real<'_> {
         let pods = self.before.values().flat_map(|s| &s.pods);
         let unwell: Vec<String> =
             pods.filter(|p| !p.ready && !p.ready_by_kubelet).map(|p| p.uid.clone()).collect();
-        let checked = check::settle(self.session, self.cluster, &nodes, &unwell).await;
+        let checked =
+            check::settle(self.session, self.cluster, &nodes, &unwell, self.opened.wall_ms).await;
         let fail = |why: String| Failure { why, retryable: true };
         let mut checked = checked.map_err(fail)?;
         // What is left of the namespace wakes up with the next one of its name.
@@ -294,7 +304,11 @@ impl World for Real<'_> {
                 self.papers.act(op).await.map_err(|why| Failure { why, retryable: true })
             }
             _ => match &self.side {
-                Ok(side) => side.act(op).await,
+                Ok(side) => {
+                    let done = side.act(op).await;
+                    side.doubted().iter().for_each(|line| self.doubt(line));
+                    done
+                }
                 Err(why) => Err(Failure { why: why.clone(), retryable: true }),
             },
         }
@@ -392,6 +406,14 @@ impl Wanted for Real<'_> {
     fn restartable(&self, node: &str) -> Result<(), String> {
         let provider = self.provider.as_ref().map_err(Clone::clone)?;
         provider.config.vps(node).map(drop).map_err(|e| e.to_string())
+    }
+
+    async fn spared(&self, node: &str) -> Option<String> {
+        spare::machine(self.session, &self.missed, self.cluster, node).await
+    }
+
+    async fn belongs(&self, node: &str) -> Option<String> {
+        spare::member(self.cluster, node).await
     }
 
     fn console(&self, node: &str) -> String {

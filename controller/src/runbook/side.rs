@@ -7,6 +7,7 @@ use crate::cluster::journal::Journal;
 use crate::cluster::namespace::{self, Ending, Limits, Permit};
 use crate::cluster::node::{self, Lack, NodeFact};
 use crate::cluster::pin::Pin;
+use crate::cluster::pods::PodFact;
 use crate::cluster::{Cluster, ClusterError, Failure as Trouble, ask, culprit, delete, drain};
 use crate::cluster::{inventory, kinds, orphans};
 use crate::obstacle::chain;
@@ -15,6 +16,7 @@ use crate::words::count;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use lifeline_core::engine::Failure;
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A drain that a budget holds up for longer is gone on with later.
@@ -37,6 +39,8 @@ pub struct Side<'a> {
     pub owner_suspended: bool,
     /// What may be done to a namespace that does not go.
     pub permit: Permit,
+    /// Pods that are gone from the API while nobody knows whether their processes ended.
+    pub unproven: Mutex<Vec<PodFact>>,
 }
 
 fn failed(error: &(dyn std::error::Error + 'static), retryable: bool) -> Failure {
@@ -199,11 +203,12 @@ impl Side<'_> {
             RunbookOp::CulpritStopped { namespace } => self.stop(namespace).await,
             RunbookOp::CleanupBegun { namespace } => {
                 let seen = namespace::look(self.cluster, namespace).await?;
-                let returning = seen.owners.iter().find(|o| o.returns());
+                let returning = seen.owners.iter().find(|o| o.is_told_first());
                 if let Some(owner) = returning.filter(|_| !self.owner_suspended) {
                     return Err(Failed::of(format!(
-                        "{} puts back what is deleted: {}; then --owner-suspended",
+                        "{} {}: {}; then --owner-suspended",
                         owner.words(),
+                        owner.does(),
                         owner.suspend()
                     )));
                 }
@@ -211,9 +216,7 @@ impl Side<'_> {
                     self.journal(&format!("namespace-{namespace}"), "begin the clean-up")?;
                 let unproven =
                     namespace::begin(self.cluster, &seen, &mut journal, &mut say).await?;
-                for pod in unproven {
-                    say(format!("unproven: whether the processes of {} ended", pod.words()));
-                }
+                self.doubt(unproven);
                 Ok(())
             }
             RunbookOp::NamespaceGone { namespace } => self.finish(namespace).await,
@@ -304,6 +307,7 @@ impl Side<'_> {
         let (cluster, permit) = (self.cluster, self.permit);
         let done =
             namespace::finish(cluster, &seen, permit, &limits, &mut journal, &mut say).await?;
+        self.doubt(done.unproven.clone());
         let left: Vec<String> = done.left.iter().map(|o| o.words()).collect();
         let why = match done.ending {
             Ending::Gone => {
@@ -327,6 +331,20 @@ impl Side<'_> {
             Ending::Late => format!("the time is over, and there is left {}", left.join(", ")),
         };
         Err(Failed::of(why))
+    }
+
+    /// What is to be said of pods that were taken out of the API by force, once.
+    pub fn doubted(&self) -> Vec<String> {
+        let mut pods = self.unproven.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = |p: PodFact| {
+            let node = p.node.as_deref().unwrap_or("a node");
+            format!("unproven: whether the processes of {} on {node} ended", p.words())
+        };
+        std::mem::take(&mut *pods).into_iter().map(said).collect()
+    }
+
+    fn doubt(&self, pods: Vec<PodFact>) {
+        self.unproven.lock().unwrap_or_else(PoisonError::into_inner).extend(pods);
     }
 
     /// Objects of namespaces that no longer exist; what could not be listed is said.

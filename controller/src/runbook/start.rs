@@ -1,9 +1,9 @@
 //! What a recovery and a heal by other means begin with: who can be asked, which cluster it is, how its nodes were.
 
-use super::opened::Opened;
+use super::opened::{Named, Opened};
 use crate::cli::Global;
-use crate::cluster::Cluster;
 use crate::cluster::pin::{self, Pin, PinError};
+use crate::cluster::{Cluster, culprit};
 use crate::error::CommandError;
 use crate::obstacle::chain;
 use crate::session::Session;
@@ -27,6 +27,13 @@ pub async fn before(cluster: Option<&Cluster>, opened: &Opened) -> BTreeMap<Stri
         }
     }
     before
+}
+
+/// Workloads that could have done it, and run; what could not be listed is a gap.
+pub async fn suspects(cluster: Option<&Cluster>) -> Result<Vec<Named>, String> {
+    let Some(cluster) = cluster else { return Ok(Vec::new()) };
+    let all = culprit::look(cluster).await.map_err(|e| format!("its workloads: {}", chain(&e)))?;
+    Ok(all.iter().filter(|s| s.likely() && !s.pods.is_empty()).map(Named::from).collect())
 }
 
 /// Everybody who can be asked, and why others cannot.

@@ -47,6 +47,21 @@ pub fn plan(
         lines.push(format!("  {} ({}): {}", node.name, node.from.words(), node.words()));
     }
     lines.extend(opened.gaps.iter().map(|g| format!("  not seen: {g}")));
+    lines.extend(opened.suspects.iter().map(|s| format!("  could have done it: {}", s.words())));
+    let loose = |s: &&super::opened::Named| Some(&s.namespace) != opened.namespace.as_ref();
+    if let Some(suspect) = opened.suspects.iter().find(loose) {
+        let how = match &opened.namespace {
+            None => format!("--namespace {}", suspect.namespace),
+            Some(_) => format!(
+                "ctl cleanup culprit --stop {}",
+                suspect.workload.split(' ').next().unwrap_or_default()
+            ),
+        };
+        lines.push(format!(
+            "  {} goes on while nodes are healed, and may take them again; to stop it first: {how}",
+            suspect.workload
+        ));
+    }
     lines.push(String::new());
     lines.push("What would be done:".to_owned());
     let mut sum = 0;
@@ -81,6 +96,8 @@ pub struct PlanJson<'a> {
     uid: Option<&'a str>,
     namespace: Option<&'a str>,
     nodes: Vec<NodeJson<'a>>,
+    /// Workloads that could have done it.
+    suspects: &'a [super::opened::Named],
     phases: Vec<PhaseJson>,
     not_seen: &'a [String],
 }
@@ -123,6 +140,7 @@ pub fn json<'a>(opened: &'a Opened, record: Option<&Record>) -> PlanJson<'a> {
                 boot: n.boot.as_deref(),
             })
             .collect(),
+        suspects: &opened.suspects,
         phases: phases(opened, record)
             .into_iter()
             .filter_map(|(number, about)| {
@@ -180,6 +198,7 @@ pub fn node(end: &NodeEnd) -> String {
         NodeEnd::WasWell => "was well".to_owned(),
         NodeEnd::Healed(what) => format!("well again, by {what}"),
         NodeEnd::Dead(tried) => format!("not well:\n    {}", tried.join("\n    ")),
+        NodeEnd::Spared(tried) => format!("left as it is:\n    {}", tried.join("\n    ")),
         NodeEnd::Held(why) => format!("not at its end: {why}"),
         NodeEnd::Stuck(why) => format!("stuck: {why}"),
     }

@@ -4,8 +4,9 @@ use crate::cli::Global;
 use crate::cluster::desk::Desk;
 use crate::cluster::kinds::Kinds;
 use crate::cluster::{node, rights};
-use crate::error::Outcome;
+use crate::error::{CommandError, Kind, Outcome};
 use crate::exit::Exit;
+use crate::interrupt::interruptible;
 use crate::out::Out;
 use serde::Serialize;
 
@@ -38,6 +39,15 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
 
 /// What cordon and uncordon share.
 pub async fn set(name: &str, cordoned: bool, global: &Global, out: Out) -> Outcome {
+    let word = if cordoned { "cordon" } else { "uncordon" };
+    interruptible(change(name, cordoned, global, out)).await.unwrap_or_else(|| {
+        let error = CommandError::new(Kind::TimedOut, format!("{word} {name}: interrupted"));
+        Err(error
+            .hinted(format!("it may have been sent; run it again to be sure: ctl {word} {name}")))
+    })
+}
+
+async fn change(name: &str, cordoned: bool, global: &Global, out: Out) -> Outcome {
     let desk = Desk::open(global, out).await?;
     rights::must(&desk.cluster, "cordon", &Kinds::default()).await?;
     let node = node::look(&desk.cluster, name).await?;

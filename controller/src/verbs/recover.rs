@@ -111,7 +111,11 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         return Ok(Exit::Unhealthy);
     };
     let (cluster, provider, mut gaps) = eyes;
-    let pin = start::pinned(cluster.as_ref(), &config.cluster).await?;
+    let Some(pin) = interruptible(start::pinned(cluster.as_ref(), &config.cluster)).await else {
+        out.say("Nothing was done.");
+        return Ok(Exit::Unhealthy);
+    };
+    let pin = pin?;
     if args.resume.is_some() {
         let named = args.resume.as_deref().filter(|id| !id.is_empty());
         let (book, opened) = Book::again(&config.cluster, named)?;
@@ -142,13 +146,23 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
             None => return Ok(Exit::Unhealthy),
         }
     }
-    let looking = look::look(&session, cluster.as_ref(), &args.nodes);
-    let Some(looked) = interruptible(looking).await else {
+    let looking = async {
+        tokio::join!(
+            look::look(&session, cluster.as_ref(), &args.nodes),
+            start::suspects(cluster.as_ref()),
+            may(cluster.as_ref().filter(|_| pin.is_ok()))
+        )
+    };
+    let Some((looked, suspects, may)) = interruptible(looking).await else {
         out.say("Nothing was done.");
         return Ok(Exit::Unhealthy);
     };
     let Looked { nodes, gaps: more } = looked?;
     gaps.extend(more);
+    let suspects = suspects.unwrap_or_else(|why| {
+        gaps.push(why);
+        Vec::new()
+    });
     if let Err(why) = &provider {
         gaps.push(format!("the provider: {why}"));
     }
@@ -169,6 +183,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         report: report.map(|p| p.display().to_string()),
         gaps,
         before: BTreeMap::new(),
+        suspects,
         heal: false,
     };
     let refused = |node: &str| match &provider {
@@ -176,6 +191,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         Err(why) => Some(why.clone()),
     };
     out.print(view::plan(&opened, config.record(), &refused));
+    may.iter().for_each(|line| out.print(line));
     if args.plan {
         out.json(&view::json(&opened, config.record()))?;
         let well = opened.nodes.iter().all(crate::runbook::opened::NodeWas::is_well);
@@ -192,7 +208,12 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         out.say("Nothing was done.");
         return Ok(Exit::Unhealthy);
     }
-    opened.before = start::before(cluster.as_ref(), &opened).await;
+    let before = interruptible(start::before(cluster.as_ref(), &opened)).await;
+    let Some(before) = before else {
+        out.say("Nothing was done.");
+        return Ok(Exit::Unhealthy);
+    };
+    opened.before = before;
     let book = Book::begin(&opened)?;
     conduct(args, &session, (cluster.as_ref(), pin), provider, &book, &opened).await
 }
@@ -215,13 +236,37 @@ async fn checked_namespace(
     // What could not be brought to its end is not begun.
     let kinds = kinds::look(cluster).await?;
     rights::must(cluster, "cleanup", &kinds).await?;
-    match seen.owners.iter().find(|o| o.returns()).filter(|_| !args.owner_suspended) {
+    match seen.owners.iter().find(|o| o.is_told_first()).filter(|_| !args.owner_suspended) {
         Some(owner) => Err(CommandError::usage(format!(
-            "recover: {} puts back what is deleted from namespace {name}",
-            owner.words()
+            "recover: namespace {name}: {} {}",
+            owner.words(),
+            owner.does()
         ))
         .hinted(format!("nothing was done; {}; then add --owner-suspended", owner.suspend()))),
         None => Ok(None),
+    }
+}
+
+/// What of the last resort and of the proof is not allowed: said before anybody agrees, because it would only fail midway. What a
+/// clean-up lacks refuses it.
+async fn may(cluster: Option<&Cluster>) -> Option<String> {
+    let cluster = cluster?;
+    let asked = async {
+        let kinds = kinds::look(cluster).await?;
+        rights::lacking(cluster, &rights::of("recover", &kinds)).await
+    };
+    match asked.await {
+        Ok(lacking) if lacking.is_empty() => None,
+        Ok(lacking) => {
+            let few: Vec<&str> = lacking.iter().take(5).map(String::as_str).collect();
+            let more = lacking.len() - few.len();
+            let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Some(format!(
+                "Your user may not: {}{rest}; what needs it will fail. The role: ctl rights recover",
+                few.join(", ")
+            ))
+        }
+        Err(e) => Some(format!("What your user may do could not be asked: {}", chain(&e))),
     }
 }
 
@@ -279,9 +324,20 @@ async fn conduct(
     let permit = Permit { strip: confirmed("strip"), finalize: confirmed("finalize") };
     let owner_suspended = args.owner_suspended;
     let side = match (cluster, pin) {
-        (Some(cluster), Ok(pin)) => Ok(Side { cluster, pin, name, out, owner_suspended, permit }),
+        (Some(cluster), Ok(pin)) => Ok(Side {
+            cluster,
+            pin,
+            name,
+            out,
+            owner_suspended,
+            permit,
+            unproven: std::sync::Mutex::default(),
+        }),
         (_, Err(why)) => Err(why),
         (None, Ok(_)) => Err("no API server is configured".to_owned()),
+    };
+    let Some(tracker) = interruptible(tracker(record)).await else {
+        return Err(interrupted(book, opened));
     };
     let real = Real {
         session,
@@ -298,7 +354,7 @@ async fn conduct(
             ..Consent::default()
         },
         before: opened.before.clone(),
-        papers: Papers { book, opened, record, tracker: tracker(record).await },
+        papers: Papers { book, opened, record, tracker },
         asking: Mutex::new(()),
         checked: Mutex::new(None),
         missed: Missed::default(),

@@ -58,8 +58,12 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     wanted.remnants.extend(args.remnants.iter().cloned());
     let mut say = desk.say();
     let looking = async {
-        let (mut checks, routing) =
-            tokio::join!(verify::look(&desk.cluster, &wanted, &mut say), routing(&desk, global));
+        let (mut checks, orphans, routing) = tokio::join!(
+            verify::look(&desk.cluster, &wanted, None, &mut say),
+            verify::orphans(&desk.cluster),
+            routing(&desk, global)
+        );
+        checks.push(orphans);
         checks.extend(routing);
         checks
     };

@@ -8,13 +8,15 @@ use super::hearing::Hearing;
 use super::inventory::all;
 use super::node::{self, NodeFact};
 use super::pods::PodFact;
-use super::{Cluster, ClusterError, Say, ask};
+use super::{AT_ONCE, Cluster, ClusterError, Say, ask};
 use crate::config::verify::{Log, Verify, Workload};
 use crate::obstacle::chain;
 use crate::words::count;
+use futures_util::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, LogParams};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +52,14 @@ impl Check {
     }
 }
 
-/// Makes every check; one that cannot be made is unknown, and the others are made all the same.
-pub async fn look(cluster: &Cluster, wanted: &Verify, say: &mut Say<'_>) -> Vec<Check> {
+/// Makes every check; one that cannot be made is unknown, and the others are made all the same. What stands in a log from before
+/// `since` proves nothing of what came after it.
+pub async fn look(
+    cluster: &Cluster,
+    wanted: &Verify,
+    since: Option<Duration>,
+    say: &mut Say<'_>,
+) -> Vec<Check> {
     let mut checks = Vec::new();
     let nodes = node::all(cluster).await;
     match &nodes {
@@ -67,18 +75,45 @@ pub async fn look(cluster: &Cluster, wanted: &Verify, say: &mut Say<'_>) -> Vec<
         Err(e) => checks.push(Check::unseen("pods", &e)),
     }
     for log in &wanted.logs {
-        checks.push(logged(cluster, log).await);
+        checks.push(logged(cluster, log, since).await);
     }
     for reach in &wanted.reach {
-        for node in nodes.iter().filter(|n| n.ready) {
-            say(format!("asking for {} from {}", reach.url, node.name));
-            checks.push(probe::ask_from(cluster, &node.name, reach).await);
-        }
+        let from: Vec<&NodeFact> = nodes.iter().filter(|n| n.ready).collect();
+        say(format!("asking for {} from {}", reach.url, count(from.len(), "node")));
+        // Made before they are awaited: a future that keeps the closure cannot be moved between threads.
+        let asked: Vec<_> =
+            from.into_iter().map(|n| probe::ask_from(cluster, &n.name, reach).boxed()).collect();
+        checks.extend(stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>().await);
     }
     for name in &wanted.remnants {
         checks.push(remnants::look(cluster, name).await);
     }
     checks
+}
+
+/// Objects of namespaces that are gone: who makes a namespace of that name again wakes them.
+pub async fn orphans(cluster: &Cluster) -> Check {
+    let what = "objects without their namespace";
+    let found = match super::orphans::look(cluster).await {
+        Ok(found) => found,
+        Err(e) => return Check::unseen(what, &e),
+    };
+    let unseen = found.unknown.len();
+    match found.spaces.is_empty() {
+        true if unseen == 0 => Check::new(what, Said::Good, "none"),
+        true => Check::new(
+            what,
+            Said::Unknown,
+            format!("none seen, but {} could not be listed", count(unseen, "kind")),
+        ),
+        false => {
+            let of = |(space, objects): (&String, &Vec<_>)| {
+                format!("{} of namespace {space}", count(objects.len(), "object"))
+            };
+            let told: Vec<String> = found.spaces.iter().map(of).collect();
+            Check::new(what, Said::Bad, format!("{}: ctl cleanup orphans", told.join(", ")))
+        }
+    }
 }
 
 fn ready(nodes: &[NodeFact], wanted: Option<usize>) -> Check {
@@ -172,7 +207,7 @@ fn selects(selector: &str, pod: &Pod) -> bool {
     })
 }
 
-async fn logged(cluster: &Cluster, log: &Log) -> Check {
+async fn logged(cluster: &Cluster, log: &Log, since: Option<Duration>) -> Check {
     let what = format!("log of {}/{}", log.namespace, log.selector);
     let api = cluster.api::<Pod>(Some(&log.namespace));
     let chosen = ListParams::default().labels(&log.selector);
@@ -184,24 +219,43 @@ async fn logged(cluster: &Cluster, log: &Log) -> Check {
     let Some(pod) = facts.iter().find(|p| p.ready).or_else(|| facts.first()) else {
         return Check::new(what, Said::Bad, "it has no pod");
     };
-    let how = LogParams { tail_lines: Some(log.lines), ..LogParams::default() };
-    match ask(format!("the log of {}", pod.words()), api.logs(&pod.name, &how)).await {
+    let how = |since: Option<Duration>| LogParams {
+        tail_lines: Some(log.lines),
+        // By the node's clock, which may not be the laptop's.
+        since_seconds: since.map(|s| i64::try_from(s.as_secs()).unwrap_or(i64::MAX).max(1)),
+        ..LogParams::default()
+    };
+    let read = |since| {
+        let (about, how) = (format!("the log of {}", pod.words()), how(since));
+        let (api, name) = (&api, &pod.name);
+        async move { ask(about, api.logs(name, &how)).await }
+    };
+    let (text, before) = match read(since).await {
         Ok(text) if text.contains(&log.contains) => {
-            Check::new(what, Said::Good, format!("{} says {:?}", pod.words(), log.contains))
+            let told = format!("{} says {:?}", pod.words(), log.contains);
+            return Check::new(what, Said::Good, told);
         }
-        Ok(_) => Check::new(
-            what,
-            Said::Bad,
-            format!(
-                "{} does not say {:?} in its last {} lines",
-                pod.words(),
-                log.contains,
-                log.lines
-            ),
-        ),
+        Ok(text) if since.is_some() => (text, read(None).await.unwrap_or_default()),
+        Ok(text) => (text, String::new()),
         // The way to it leads over the kubelet.
-        Err(e) => Check::unseen(what, &e),
-    }
+        Err(e) => return Check::unseen(what, &e),
+    };
+    let lines = text.lines().count();
+    let detail = match before.contains(&log.contains) {
+        true => format!(
+            "{} said {:?} only before the recovery began, and {} since",
+            pod.words(),
+            log.contains,
+            count(lines, "line")
+        ),
+        false => format!(
+            "{} does not say {:?} in its last {} lines",
+            pod.words(),
+            log.contains,
+            log.lines
+        ),
+    };
+    Check::new(what, Said::Bad, detail)
 }
 
 #[cfg(test)]

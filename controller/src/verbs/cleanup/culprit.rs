@@ -5,8 +5,9 @@ use crate::cli::Global;
 use crate::cluster::culprit::{self, Stopped, Suspect};
 use crate::cluster::desk::Desk;
 use crate::cluster::quiet;
-use crate::error::{CommandError, Outcome};
+use crate::error::{CommandError, Kind, Outcome};
 use crate::exit::Exit;
+use crate::interrupt::interruptible;
 use crate::out::{Out, Tone, columns};
 use crate::words::count;
 use serde::Serialize;
@@ -54,6 +55,19 @@ struct SuspectJson<'a> {
 
 /// Runs `ctl cleanup culprit`.
 pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
+    let hint = match (&args.stop, &args.release) {
+        (Some(named), _) => format!(
+            "what was quarantined stays so; to go on, run it again; to take it back: ctl cleanup culprit --release {named}"
+        ),
+        (None, Some(_)) => "to go on, run it again".to_owned(),
+        (None, None) => "nothing was done".to_owned(),
+    };
+    interruptible(work(args, global, out)).await.unwrap_or_else(|| {
+        Err(CommandError::new(Kind::TimedOut, "clean up a culprit: interrupted").hinted(hint))
+    })
+}
+
+async fn work(args: &Args, global: &Global, out: Out) -> Outcome {
     let desk = Desk::open(global, out).await?;
     let suspects = culprit::look(&desk.cluster).await?;
     let mut stopped = None;

@@ -124,8 +124,8 @@ fn plan(seen: &Seen, out: Out) -> Result<(), CommandError> {
     }
     out.print(format!("end {}", words::count(seen.pods.len(), "pod")));
     out.print(format!("delete namespace {}, and prove that nothing is left", seen.name));
-    for owner in seen.owners.iter().filter(|o| o.returns()) {
-        out.print(format!("before that, suspend {}: {}", owner.words(), owner.suspend()));
+    for owner in seen.owners.iter().filter(|o| o.is_told_first()) {
+        out.print(format!("before that, tell {}: {}", owner.words(), owner.suspend()));
     }
     out.json(&CleanupJson {
         namespace: &seen.name,
@@ -138,21 +138,24 @@ fn plan(seen: &Seen, out: Out) -> Result<(), CommandError> {
 
 /// Has whoever puts things back suspended, and the name typed.
 async fn agreed(args: &Args, seen: &Seen, out: Out) -> Result<bool, CommandError> {
-    let returning: Vec<_> = seen.owners.iter().filter(|o| o.returns()).collect();
+    let returning: Vec<_> = seen.owners.iter().filter(|o| o.is_told_first()).collect();
     for owner in &seen.owners {
-        let what = if owner.returns() { "puts back what is deleted" } else { "made this" };
-        out.say(format!("{} {what}: {}", owner.words(), owner.suspend()));
+        out.say(format!("{} {}: {}", owner.words(), owner.does(), owner.suspend()));
     }
     if !returning.is_empty() && !args.owner_suspended {
         if !out.interactive {
             let owners: Vec<String> = returning.iter().map(|o| o.words()).collect();
-            let why =
-                format!("clean up namespace {}: {} puts it back", seen.name, owners.join(", "));
+            let why = format!(
+                "clean up namespace {}: {} {}",
+                seen.name,
+                owners.join(", "),
+                returning[0].does()
+            );
             let hint =
                 format!("nothing was done; {}; then add --owner-suspended", returning[0].suspend());
             return Err(CommandError::usage(why).hinted(hint));
         }
-        if !ask::confirm(out, false, "Is it suspended?").await? {
+        if !ask::confirm(out, false, "Has it been told?").await? {
             return Ok(false);
         }
     }

@@ -6,6 +6,7 @@ use crate::cluster::desk::Desk;
 use crate::cluster::orphans;
 use crate::error::Outcome;
 use crate::exit::Exit;
+use crate::interrupt::interruptible;
 use crate::out::Out;
 
 const HELP: &str = "Each is removed by: ctl cleanup namespace NAME
@@ -20,7 +21,11 @@ pub struct Args {}
 /// Runs `ctl cleanup orphans`.
 pub async fn run(_: &Args, global: &Global, out: Out) -> Outcome {
     let desk = Desk::open(global, out).await?;
-    let found = orphans::look(&desk.cluster).await?;
+    let Some(found) = interruptible(orphans::look(&desk.cluster)).await else {
+        out.say("Nothing was done.");
+        return Ok(Exit::TimedOut);
+    };
+    let found = found?;
     for (space, objects) in &found.spaces {
         out.print(format!("{space} does not exist, and there are:"));
         for (word, number) in show::kinds(objects) {

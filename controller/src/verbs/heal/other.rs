@@ -174,6 +174,7 @@ pub async fn begin(args: &Args, session: &Session, global: &Global, why: Command
         report: report.map(|p| p.display().to_string()),
         gaps: help.gaps.iter().cloned().chain(more).collect(),
         before: BTreeMap::new(),
+        suspects: Vec::new(),
         heal: true,
     };
     opened.before = start::before(help.cluster.as_ref(), &opened).await;
@@ -193,7 +194,15 @@ async fn conduct(
     let side = match (cluster, help.pin) {
         (Some(cluster), Ok(pin)) => {
             let permit = Permit { strip: false, finalize: false };
-            Ok(Side { cluster, pin, name, out, owner_suspended: false, permit })
+            Ok(Side {
+                cluster,
+                pin,
+                name,
+                out,
+                owner_suspended: false,
+                permit,
+                unproven: std::sync::Mutex::default(),
+            })
         }
         (_, Err(why)) => Err(why),
         (None, Ok(_)) => Err("no API server is configured".to_owned()),
@@ -256,7 +265,7 @@ fn tell(
 ) -> Outcome {
     let (exit, word) = match end {
         NodeEnd::WasWell | NodeEnd::Healed(_) => (Exit::Done, "recovered"),
-        NodeEnd::Dead(_) => (Exit::Unhealthy, "unwell"),
+        NodeEnd::Dead(_) | NodeEnd::Spared(_) => (Exit::Unhealthy, "unwell"),
         NodeEnd::Held(_) => (Exit::TimedOut, "held"),
         NodeEnd::Stuck(_) => (Exit::Stuck, "stuck"),
     };
@@ -265,7 +274,10 @@ fn tell(
     if exit != Exit::TimedOut && !taken {
         book.end(word)?;
     }
-    let tried = if let NodeEnd::Dead(tried) = end { tried.clone() } else { Vec::new() };
+    let tried = match end {
+        NodeEnd::Dead(tried) | NodeEnd::Spared(tried) => tried.clone(),
+        NodeEnd::WasWell | NodeEnd::Healed(_) | NodeEnd::Held(_) | NodeEnd::Stuck(_) => Vec::new(),
+    };
     let said = view::node(end);
     let tone = if exit == Exit::Done { Tone::Good } else { Tone::Bad };
     out.print(format!("{}: {}", args.node, out.result.tone(tone, &said)));
