@@ -377,5 +377,7 @@ async fn the_local_socket_is_roots_and_root_is_an_operator() {
     let watch = wire::WatchRequest { incident, since: 0 };
     let told: Vec<_> =
         root.watch(watch).await.unwrap().into_inner().map(Result::unwrap).collect().await;
-    assert!(format!("{:?}", told[0]).contains("root (local)"));
+    let first = format!("{:?}", told[0]);
+    let version = format!("lifeline-agent {}", lifeline_agent::VERSION);
+    assert!(first.contains("root (local)") && first.contains(&version), "{first}");
 }
