@@ -16,6 +16,8 @@ fn main() {
     };
     let (version, target) = (said("CARGO_PKG_VERSION"), said("TARGET"));
     println!("cargo:rustc-env=LIFELINE_VERSION={version} ({build}, {target})");
+    println!("cargo:rustc-env=LIFELINE_COMMIT={build}");
+    println!("cargo:rustc-env=LIFELINE_TARGET={target}");
     // A release aborts on a panic (Cargo.toml); what cargo tells a build script of that is the target's habit, not the profile's.
     if said("CARGO_CFG_TARGET_ENV") == "musl" && said("PROFILE") == "release" {
         link();

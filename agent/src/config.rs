@@ -91,7 +91,7 @@ impl Default for Tls {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Limits {
-    /// Connections at once, 4 to 1024.
+    /// Connections at once, 4 to 1024; one certificate may have a quarter of them, at least 4.
     pub connections: usize,
     /// How many of those only operators get.
     pub reserved: usize,

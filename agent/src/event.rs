@@ -88,11 +88,17 @@ pub static TRUST: Kind = Kind {
     name: "An operator changed who is believed",
     says: "A certificate was denied, or the agent shows a new one of its own. The message says who asked.",
 };
+/// A certificate ends.
+pub static EXPIRES: Kind = Kind {
+    id: "311eace7fb0d4e9094c930cd5a446b05",
+    name: "A certificate ends soon, or has ended",
+    says: "Once a day from 14 days before the end of the agent's certificate or its authority's, and at once when 3 days are left. The message says which, and what to do.",
+};
 
 /// All of them.
-pub static ALL: [&Kind; 12] = [
+pub static ALL: [&Kind; 13] = [
     &READY, &VERDICT, &RAISED, &RENEWED, &LOWERED, &HELPLESS, &OPENED, &ENDED, &RUN, &RAN,
-    &OVERDUE, &TRUST,
+    &OVERDUE, &TRUST, &EXPIRES,
 ];
 
 /// What an event is about; what is not known has no field.
@@ -123,7 +129,7 @@ pub fn of_node(name: &str) {
 pub fn tell(kind: &Kind, about: About<'_>, message: &str) {
     let node = NODE.get().map(String::as_str);
     let About { incident, run, rung, fault, verdict, ending } = about;
-    let bad = *kind == HELPLESS || *kind == OVERDUE || ending == Some("stuck");
+    let bad = [&HELPLESS, &OVERDUE, &EXPIRES].contains(&kind) || ending == Some("stuck");
     macro_rules! say {
         ($at:ident) => {
             tracing::$at!(

@@ -9,6 +9,7 @@ pub mod children;
 pub mod clock;
 pub mod config;
 pub mod event;
+pub mod expiry;
 #[cfg(test)]
 #[path = "../core/tests/fuzz/mod.rs"]
 mod fuzz;
@@ -32,3 +33,9 @@ pub mod worker;
 
 /// Version and build, as `--version` and every `Status` say it.
 pub const VERSION: &str = env!("LIFELINE_VERSION");
+
+/// The commit it was built from, or that it is a debug build.
+pub const BUILD: &str = env!("LIFELINE_COMMIT");
+
+/// The machine it was built for, as Rust calls it.
+pub const TARGET: &str = env!("LIFELINE_TARGET");

@@ -35,6 +35,8 @@ fn facts<N: Node>(of: &Service<N>) -> Facts {
     });
     Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        build: crate::BUILD.to_owned(),
+        target: crate::TARGET.to_owned(),
         node: of.about.node.clone(),
         cluster: of.about.cluster.clone(),
         mode: of.policy.mode,
@@ -46,5 +48,6 @@ fn facts<N: Node>(of: &Service<N>) -> Facts {
         under_way: of.runs.under_way().is_some(),
         paused: of.runs.held_back().is_some(),
         disk_trouble: of.store.trouble().is_some(),
+        certificates: of.trust.load().as_ref().map(|t| t.ends().to_vec()).unwrap_or_default(),
     }
 }

@@ -4,7 +4,9 @@
 //! be replaced. Checking one signature costs about 0.1 ms; forgetting to costs the node.
 
 use crate::config::{self, Tls};
+use crate::expiry;
 use crate::roles::{self, Caller, Refused};
+use lifeline_core::expiry::Certificate;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -84,6 +86,7 @@ pub struct Trust {
     server: Arc<ServerConfig>,
     gate: Arc<Gate>,
     cluster: String,
+    ends: Vec<Certificate>,
 }
 
 impl Trust {
@@ -95,6 +98,8 @@ impl Trust {
         let provider = Arc::new(ring::default_provider());
         let gate = Arc::new(Gate::new(tls, &provider)?);
         let chain = certificates(&tls.cert)?;
+        let authorities = certificates(&tls.ca)?;
+        let ends = chain.first().map(|own| expiry::of(own, &authorities)).unwrap_or_default();
         let key = PrivateKeyDer::from_pem_file(&tls.key)
             .map_err(|source| TlsError::Read { path: tls.key.clone(), source })?;
         let pair = |source| TlsError::Pair { cert: tls.cert.clone(), key: tls.key.clone(), source };
@@ -107,12 +112,17 @@ impl Trust {
         server.alpn_protocols = vec![b"h2".to_vec()];
         // A ticket would let a caller come back without its certificate being looked at.
         server.send_tls13_tickets = 0;
-        Ok(Self { server: Arc::new(server), gate, cluster: cluster.to_string() })
+        Ok(Self { server: Arc::new(server), gate, cluster: cluster.to_string(), ends })
     }
 
     /// How handshakes are to be made now.
     pub fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
+    }
+
+    /// When what is shown ends, and the authority that signed it.
+    pub fn ends(&self) -> &[Certificate] {
+        &self.ends
     }
 
     /// Serial numbers that are refused, hexadecimal.

@@ -89,6 +89,11 @@ async fn a_capture_and_its_heal_are_told() {
     assert_eq!(value(&before, "lifeline_incidents_total{ending=\"recovered\"}"), "0");
     assert_eq!(value(&before, "lifeline_journal_trouble"), "0");
     assert!(before.ends_with("# EOF\n"), "{before}");
+    let build = before.lines().find(|l| l.starts_with("lifeline_build_info{")).unwrap();
+    for label in [lifeline_agent::BUILD, lifeline_agent::TARGET, env!("CARGO_PKG_VERSION")] {
+        assert!(build.contains(&format!("=\"{label}\"")), "{label} is missing in {build}");
+        assert!(lifeline_agent::VERSION.contains(label), "and --version says it");
+    }
     let root = Caller::local(0, 0).unwrap().operator().unwrap();
     let asked = stage::heal("m-1", told.stage.consent());
     let (incident, _) = told.service.runs.heal(&root, asked).await.unwrap();

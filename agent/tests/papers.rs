@@ -12,6 +12,7 @@ mod stage;
 use call::{Agent, Authority, OPERATOR, VIEWER, Wanted, agent, authority, issue, named_authority};
 use lifeline_agent::config::Tls;
 use lifeline_agent::tls::Trust;
+use lifeline_core::expiry::Whose;
 use lifeline_proto::v1 as wire;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -176,6 +177,12 @@ async fn a_certificate_is_renewed_while_serving_and_no_bad_answer_replaces_it() 
     assert_eq!(taken.serial, "AB:CD");
     assert_eq!(shown(&agent).await, "serial=ABCD");
     alice.status(wire::StatusRequest {}).await.expect("the open connection goes on");
+    // What is told of its end is that of the new one, from now on.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let ends = agent.trust.load().as_ref().unwrap().ends().to_vec();
+    let own = ends.iter().find(|c| c.whose == Whose::Agent).unwrap();
+    assert!((now + 86_400..now + 3 * 86_400).contains(&own.not_after_s), "{ends:?}");
+    assert!(ends.iter().any(|c| c.whose == Whose::Authority), "{ends:?}");
     let mut late = agent.dial(&ca, Some(issue(&ca, &OPERATOR))).await.unwrap();
     late.status(wire::StatusRequest {}).await.unwrap();
     // What a start finds is the new pair, its key for root alone, and nothing beside it.

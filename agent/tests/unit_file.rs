@@ -52,6 +52,32 @@ fn the_unit_is_exposed_no_more_than_it_must_be() {
 }
 
 #[test]
+fn each_exposure_that_is_left_is_explained_in_the_unit() {
+    let dir = tempfile::tempdir().unwrap();
+    let unit = dir.path().join("lifeline-agent.service");
+    std::fs::write(&unit, UNIT).unwrap();
+    let mut analyze = Command::new("systemd-analyze");
+    analyze.args(["security", "--offline=true", "--no-pager"]).arg(&unit);
+    let analyzed = match analyze.output() {
+        Ok(analyzed) => analyzed,
+        Err(why) => {
+            assert!(std::env::var_os("CI").is_none(), "run systemd-analyze: {why}");
+            eprintln!("skipped: run systemd-analyze: {why}");
+            return;
+        }
+    };
+    let (_, explained) = UNIT.split_once("What is missing here on purpose").unwrap();
+    let said = String::from_utf8_lossy(&analyzed.stdout);
+    let mut left = 0;
+    for line in said.lines().filter_map(|l| l.strip_prefix('\u{2717}')) {
+        let name = line.split(['=', '/']).next().unwrap_or_default().trim();
+        assert!(explained.contains(name), "{name} is not explained: {line}");
+        left += 1;
+    }
+    assert!(left > 0, "nothing was said: {said}");
+}
+
+#[test]
 fn what_broke_a_sense_or_an_act_stays_out() {
     // Each with what it broke, seen on a live node.
     for (directive, broke) in [

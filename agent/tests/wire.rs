@@ -291,10 +291,13 @@ async fn viewers_cannot_take_the_last_seats_from_operators() {
     let ca = authority();
     let (agent, _) = agent(&ca).await;
     let limits = Limits::default();
-    let who = issue(&ca, &VIEWER);
+    // Several of them, for one alone has only a part of the seats.
+    let viewers: Vec<_> =
+        (0..8).map(|n| issue(&ca, &Wanted { serial: 100 + n, ..VIEWER })).collect();
+    let who = viewers[0].clone();
     let mut seated = Vec::new();
-    for _ in 0..limits.connections {
-        if let Ok(mut client) = agent.dial(&ca, Some(who.clone())).await
+    for n in 0..limits.connections {
+        if let Ok(mut client) = agent.dial(&ca, Some(viewers[n % 8].clone())).await
             && client.status(wire::StatusRequest {}).await.is_ok()
         {
             seated.push(client);
@@ -307,6 +310,41 @@ async fn viewers_cannot_take_the_last_seats_from_operators() {
     seated.pop();
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut late = agent.dial(&ca, Some(who)).await.unwrap();
+    late.status(wire::StatusRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_operators_two_hundred_connections_leave_another_operator_served() {
+    let ca = authority();
+    let (agent, _) = agent(&ca).await;
+    let most = Limits::default().connections / 4;
+    let alice = issue(&ca, &OPERATOR);
+    let (mut seated, mut refused) = (Vec::new(), Vec::new());
+    for _ in 0..200 {
+        match agent.dial(&ca, Some(alice.clone())).await {
+            Ok(mut client) => match client.status(wire::StatusRequest {}).await {
+                Ok(_) => seated.push(client),
+                Err(why) => {
+                    assert_eq!(why.code(), Code::ResourceExhausted, "{why}");
+                    refused.push(call::all(&why));
+                }
+            },
+            Err(why) => refused.push(why),
+        }
+    }
+    assert_eq!(seated.len(), most);
+    let words = format!("this certificate has {most} connections here");
+    assert!(refused.iter().all(|why| why.contains(&words)), "{:?}", refused.first());
+    // Both kinds of others, at once.
+    for wanted in [Wanted { serial: 9, ..OPERATOR }, Wanted { serial: 10, ..VIEWER }] {
+        let mut other = agent.dial(&ca, Some(issue(&ca, &wanted))).await.unwrap();
+        other.status(wire::StatusRequest {}).await.unwrap();
+    }
+    // Whose connections were there first are served on, and who ends one has it again.
+    seated[0].status(wire::StatusRequest {}).await.unwrap();
+    seated.pop();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut late = agent.dial(&ca, Some(alice)).await.unwrap();
     late.status(wire::StatusRequest {}).await.unwrap();
 }
 
@@ -339,5 +377,7 @@ async fn the_local_socket_is_roots_and_root_is_an_operator() {
     let watch = wire::WatchRequest { incident, since: 0 };
     let told: Vec<_> =
         root.watch(watch).await.unwrap().into_inner().map(Result::unwrap).collect().await;
-    assert!(format!("{:?}", told[0]).contains("root (local)"));
+    let first = format!("{:?}", told[0]);
+    let version = format!("lifeline-agent {}", lifeline_agent::VERSION);
+    assert!(first.contains("root (local)") && first.contains(&version), "{first}");
 }

@@ -23,6 +23,7 @@ pub mod diagnosis;
 pub mod drill;
 pub mod engine;
 pub mod evidence;
+pub mod expiry;
 pub mod faults;
 pub mod fib;
 pub mod filter;

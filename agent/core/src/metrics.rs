@@ -7,6 +7,7 @@
 use crate::baseline::Provenance;
 use crate::diagnosis::{Diagnosis, Verdict};
 use crate::engine::Ending;
+use crate::expiry::Certificate;
 use crate::faults;
 use crate::observation::{Observation, Sense};
 use crate::plan::Rung;
@@ -29,6 +30,10 @@ pub const ASK: &str = "ask";
 pub struct Facts {
     /// Of the agent.
     pub version: String,
+    /// The commit it was built from, or that it is a debug build.
+    pub build: String,
+    /// The machine it was built for.
+    pub target: String,
     /// This node's name.
     pub node: String,
     /// Its cluster's.
@@ -51,6 +56,8 @@ pub struct Facts {
     pub paused: bool,
     /// Nothing can be journalled, so nothing is repaired.
     pub disk_trouble: bool,
+    /// Certificates in use that end.
+    pub certificates: Vec<Certificate>,
 }
 
 /// A look and what it meant.
@@ -141,11 +148,14 @@ impl Facts {
         self.guard(&mut page);
         self.repairs(&mut page);
         self.memory(&mut page);
+        self.papers(&mut page);
         page.end()
     }
 
     fn identity(&self, page: &mut Page) {
-        page.info("lifeline_build", "The agent's build.", &[("version", &self.version)]);
+        let build: [(&str, &str); 3] =
+            [("version", &self.version), ("build", &self.build), ("target", &self.target)];
+        page.info("lifeline_build", "The agent's build.", &build);
         let node: [(&str, &str); 3] =
             [("node", &self.node), ("cluster", &self.cluster), ("mode", self.mode.word())];
         page.info("lifeline_agent", "Whom it watches, and how much it does by itself.", &node);
@@ -244,5 +254,17 @@ impl Facts {
         let help = "The state directory takes nothing, so nothing can be journalled: the agent guards and does not repair.";
         page.gauge("lifeline_journal_trouble", "", help);
         page.value("", &[], u64::from(self.disk_trouble));
+    }
+
+    fn papers(&self, page: &mut Page) {
+        if self.certificates.is_empty() {
+            return;
+        }
+        let help = "When the agent's certificate and its authority's end; absent where there is none, or no end.";
+        page.gauge("lifeline_certificate_not_after", "seconds", help);
+        for certificate in &self.certificates {
+            let labels = [("certificate", certificate.whose.word())];
+            page.value("", &labels, certificate.not_after_s);
+        }
     }
 }

@@ -4,6 +4,7 @@
 use lifeline_core::baseline::Provenance;
 use lifeline_core::diagnosis::{Diagnosis, Finding, Health, Held, Severity, Verdict};
 use lifeline_core::engine::Ending;
+use lifeline_core::expiry::{Certificate, Whose};
 use lifeline_core::faults;
 use lifeline_core::metrics::{Facts, Form, Guard, Look, Tally};
 use lifeline_core::observation::{Gap, Lease, Observation, Sense};
@@ -40,6 +41,8 @@ fn captured() -> Facts {
     tally.run(Rung::Quiet, Ending::Unwell);
     Facts {
         version: "0.1.0".into(),
+        build: "8f3c21d9a0b4, 2025-10-01".into(),
+        target: "x86_64-unknown-linux-musl".into(),
         node: "calypso".into(),
         cluster: "lab".into(),
         mode: Mode::Heal,
@@ -51,6 +54,10 @@ fn captured() -> Facts {
         under_way: true,
         paused: false,
         disk_trouble: false,
+        certificates: [(Whose::Agent, 1_791_936_000), (Whose::Authority, 2_075_932_800)]
+            .into_iter()
+            .filter_map(|(whose, at)| Certificate::of(whose, at))
+            .collect(),
     }
 }
 
@@ -104,6 +111,12 @@ fn a_lease_that_could_not_be_read_is_absent_and_not_zero() {
     let mut facts = captured();
     facts.look.as_mut().unwrap().lease_age_ms = None;
     assert!(!facts.page(Form::OpenMetrics).contains("lifeline_lease_age"));
+}
+
+#[test]
+fn a_certificate_that_is_not_there_is_absent_and_does_not_end_in_1970() {
+    let facts = Facts { certificates: Vec::new(), ..captured() };
+    assert!(!facts.page(Form::OpenMetrics).contains("lifeline_certificate"));
 }
 
 #[test]

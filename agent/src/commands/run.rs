@@ -9,6 +9,7 @@ use lifeline_agent::alone::Alone;
 use lifeline_agent::clock::Clock;
 use lifeline_agent::config::{Config, PORT};
 use lifeline_agent::event;
+use lifeline_agent::expiry;
 use lifeline_agent::guard::{Guard, Order};
 use lifeline_agent::hints;
 use lifeline_agent::lines::DEADLINE;
@@ -223,6 +224,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let listener = door::listen_locally(&meter)
         .inspect_err(|why| tracing::error!("listen on {}: {why}", meter.display()))
         .ok();
+    let heralding = tokio::spawn(expiry::keep(trust.clone()));
     let telling = tokio::spawn(metrics::tell(listener, service.clone(), config.metrics.clone()));
     doors.push(tokio::spawn(open_door(
         config.clone(),
@@ -270,7 +272,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     tracing::info!(
         "stopping: the present step is ended, and what is left is gone on with after the next start"
     );
-    for task in [hints, alone, trying, telling] {
+    for task in [hints, alone, trying, heralding, telling] {
         task.abort();
     }
     node.end_drill("the agent stops").await;

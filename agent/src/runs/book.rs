@@ -49,6 +49,9 @@ pub enum Mark {
         by: String,
         /// What for.
         asked: Asked,
+        /// Version of the agent that opened it; empty in a file that is older than this word.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        agent: String,
     },
     /// A run is about to be opened: its journal may be there, or not yet.
     Run {

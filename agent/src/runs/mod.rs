@@ -301,6 +301,7 @@ impl<N: Node> Inner<N> {
             request: request.id.clone(),
             by: by.clone(),
             asked: request.asked.clone(),
+            agent: crate::VERSION.to_owned(),
         };
         match Book::create(&self.dir, &self.clock, &incident, opened).await {
             Ok((book, line)) => {

@@ -8,6 +8,7 @@
 use crate::config::Limits;
 use crate::roles::Refused;
 use crate::serve::conn::{Conn, Peer, Seat};
+use crate::serve::seats::{Seats, goaway};
 use crate::sight::chain;
 use crate::tls::{Trust, refusal};
 use arc_swap::ArcSwapOption;
@@ -21,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -114,8 +115,7 @@ pub fn open(listener: TcpListener, trust: Arc<ArcSwapOption<Trust>>, limits: &Li
     let (inside, guests) = mpsc::channel(16);
     let hall = Arc::new(Hall {
         trust,
-        all: Arc::new(Semaphore::new(limits.connections)),
-        viewers: Arc::new(Semaphore::new(limits.connections - limits.reserved)),
+        seats: Seats::new(limits),
         deadline: Duration::from_millis(limits.handshake_ms),
     });
     let mut queue = Queue::new(limits);
@@ -240,8 +240,7 @@ fn source(ip: IpAddr) -> IpAddr {
 
 struct Hall {
     trust: Arc<ArcSwapOption<Trust>>,
-    all: Arc<Semaphore>,
-    viewers: Arc<Semaphore>,
+    seats: Seats,
     deadline: Duration,
 }
 
@@ -275,20 +274,21 @@ impl Hall {
         let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let chain: Vec<_> = shown.iter().map(|c| c.clone().into_owned()).collect();
         let acts = trust.ask(&chain).is_ok_and(|c| c.operator().is_ok());
-        let Some(seat) = self.seat(acts) else {
-            tracing::warn!("{from} was turned away: all connections are taken");
-            return None;
-        };
-        Some(Conn::remote(tls, Peer::Remote { chain: Arc::new(chain), from }, seat))
-    }
-
-    /// Some seats only operators get: viewers cannot keep them out.
-    fn seat(&self, acts: bool) -> Option<Seat> {
-        let mut held = vec![self.all.clone().try_acquire_owned().ok()?];
-        if !acts {
-            held.push(self.viewers.clone().try_acquire_owned().ok()?);
+        match self.seats.take(&chain, acts) {
+            Ok(seat) => {
+                Some(Conn::remote(tls, Peer::Remote { chain: Arc::new(chain), from }, seat))
+            }
+            Err(full) => {
+                tracing::warn!("{from} was turned away: {full}");
+                Stage::Leaving.set(&stage);
+                let mut tls = tls;
+                let said = tokio::time::timeout(SEEN_OFF, tls.write_all(&goaway(&full))).await;
+                if matches!(said, Ok(Ok(()))) {
+                    see_off(tls).await;
+                }
+                None
+            }
         }
-        Some(Seat(held))
     }
 }
 
@@ -321,8 +321,11 @@ fn in_our_words(why: &io::Error) -> String {
     }
 }
 
+/// How long somebody who may not come in is listened to.
+const SEEN_OFF: Duration = Duration::from_secs(1);
+
 /// Lets the alert that says why arrive: closing a socket with unread data resets it, and the caller would see nothing else.
-async fn see_off(mut io: TcpStream) {
+async fn see_off(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     let read = async {
         io.shutdown().await?;
         let mut rest = [0_u8; 4096];
@@ -333,7 +336,7 @@ async fn see_off(mut io: TcpStream) {
         }
         io::Result::Ok(())
     };
-    match tokio::time::timeout(Duration::from_secs(1), read).await {
+    match tokio::time::timeout(SEEN_OFF, read).await {
         Ok(Ok(())) | Err(_) => {}
         Ok(Err(why)) => tracing::debug!("see a caller off: {why}"),
     }

@@ -3,6 +3,7 @@
 pub mod conn;
 pub mod door;
 pub mod refuse;
+pub mod seats;
 pub mod service;
 pub mod views;
 

@@ -224,8 +224,12 @@ pub fn item(item: &Item, who: &Viewer) -> wire::WatchReply {
             text: text.clone(),
         }),
         What::Mark(line) => match &line.mark {
-            Mark::Opened { incident, by, .. } => {
-                note("opened", format!("incident {incident}, by {by}"), line)
+            Mark::Opened { incident, by, agent, .. } => {
+                let agent = match &**agent {
+                    "" => String::new(),
+                    version => format!("; lifeline-agent {version}"),
+                };
+                note("opened", format!("incident {incident}, by {by}{agent}"), line)
             }
             Mark::Run { run, rung, .. } => {
                 note("rung", format!("rung {} ({}): run {run}", rung.number(), rung.word()), line)

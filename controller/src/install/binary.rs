@@ -87,6 +87,11 @@ impl Binary {
     }
 }
 
+/// A SHA-256 checksum as `sha256sum` writes it.
+pub fn sum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// Does the list of checksums beside it, if there is one that names it, vouch for it?
 fn vouched(path: &Path, bytes: &[u8]) -> Result<bool, BinaryError> {
     let sums = path.with_file_name(SUMS);
@@ -102,7 +107,7 @@ fn vouched(path: &Path, bytes: &[u8]) -> Result<bool, BinaryError> {
         (named.trim_start().trim_start_matches('*').trim_start_matches("./") == name).then_some(sum)
     });
     let Some(said) = said else { return Ok(false) };
-    let found: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let found = sum(bytes);
     if said.eq_ignore_ascii_case(&found) {
         return Ok(true);
     }

@@ -1,8 +1,12 @@
 //! Putting the agent on a node over SSH, upgrading it there, and taking it away without a trace.
+//!
+//! What is put there: the program, its unit, its message texts, and in `/etc/lifeline` its configuration, its certificate, its
+//! authority's and its key. An upgrade replaces the first three ([`upgrade`]); the rest is the node's own.
 
 pub mod binary;
 pub mod facts;
 pub mod ssh;
+pub mod upgrade;
 
 use facts::Facts;
 use ssh::{Ssh, SshError};
@@ -11,7 +15,6 @@ use std::time::Duration;
 const UNIT: &str = include_str!("../../../systemd/lifeline-agent.service");
 const CATALOG: &str = include_str!("../../../systemd/lifeline.catalog");
 const SURVEY: &str = include_str!("survey.sh");
-const UPGRADE: &str = include_str!("upgrade.sh");
 const UNINSTALL: &str = include_str!("uninstall.sh");
 
 /// Where the program lies on a node.
@@ -22,19 +25,8 @@ const CATALOG_FILE: &str = "/usr/local/lib/systemd/catalog/lifeline.catalog";
 const QUICK: Duration = Duration::from_secs(40);
 /// Twenty megabytes over a slow line.
 const CARRY: Duration = Duration::from_secs(300);
-/// Two restarts with their own limits.
-const RESTARTS: Duration = Duration::from_secs(240);
-
-/// What became of an upgrade on the node itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Swapped {
-    /// The new one came up and stayed.
-    Up,
-    /// It did not; the old one is back and runs.
-    RolledBack,
-    /// It did not, and the old one did not come up again either.
-    Stuck,
-}
+/// Two restarts with their own limits, and what systemd reads before each.
+const RESTARTS: Duration = Duration::from_secs(300);
 
 /// Looks at a machine; changes nothing.
 pub async fn survey(ssh: &Ssh) -> Result<Facts, SshError> {
@@ -106,35 +98,6 @@ pub async fn place(ssh: &Ssh, papers: &Papers<'_>) -> Result<(), SshError> {
     );
     // Root's shell reads it from stdin: as an argument it would stand in the node's list of processes.
     ssh.run("install", "sh -s", script.as_bytes(), RESTARTS).await.map(drop)
-}
-
-/// Swaps the programs in a unit of its own on the node, which ends whether or not we are still there.
-pub async fn swap(ssh: &Ssh) -> Result<Swapped, SshError> {
-    let script = format!(
-        "systemd-run --quiet --collect --wait --unit=lifeline-upgrade sh -c {}",
-        ssh::quoted(UPGRADE)
-    );
-    match ssh.run("upgrade", &script, &[], RESTARTS).await {
-        Ok(_) => Ok(Swapped::Up),
-        Err(SshError::Failed { code: 7, .. }) => Ok(Swapped::RolledBack),
-        Err(SshError::Failed { code: 8, .. }) => Ok(Swapped::Stuck),
-        Err(other) => Err(other),
-    }
-}
-
-/// The old program back in its place, for one that came up and cannot be reached.
-pub async fn back(ssh: &Ssh) -> Result<(), SshError> {
-    let script = format!(
-        "set -e; mv -f {PROGRAM}.old {PROGRAM}; timeout 100 systemctl restart lifeline-agent.service"
-    );
-    ssh.run("put the old program back", &script, &[], RESTARTS).await.map(drop)
-}
-
-/// The old program is not needed any more.
-pub async fn forget_old(ssh: &Ssh) -> Result<(), SshError> {
-    ssh.run("take the old program away", &format!("rm -f {PROGRAM}.old"), &[], QUICK)
-        .await
-        .map(drop)
 }
 
 /// Takes everything away; what is left, if anything is.

@@ -1,6 +1,7 @@
 # What is on a machine, a line each; changes nothing.
 say() { printf '%s=%s\n' "$1" "$2"; }
 have() { [ -e "$1" ] && echo yes || echo no; }
+sum() { sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1; }
 count() { find "$@" -mindepth 1 -maxdepth 1 2>/dev/null | wc -l; }
 say user "$(id -u)"
 say system "$(uname -s)"
@@ -16,7 +17,11 @@ say port "$(ss -Hltn 'sport = :7443' 2>/dev/null | head -n 1 | awk '{ print $4 }
 say package "$(dpkg-query -W -f='${Version}' lifeline-agent 2>/dev/null)"
 say agent "$(/usr/local/bin/lifeline-agent --version 2>/dev/null)"
 say binary "$(have /usr/local/bin/lifeline-agent)"
+say binary_sum "$(sum /usr/local/bin/lifeline-agent)"
 say unit "$(have /etc/systemd/system/lifeline-agent.service)"
+say unit_sum "$(sum /etc/systemd/system/lifeline-agent.service)"
+say catalog "$(have /usr/local/lib/systemd/catalog/lifeline.catalog)"
+say catalog_sum "$(sum /usr/local/lib/systemd/catalog/lifeline.catalog)"
 say active "$(systemctl is-active lifeline-agent.service 2>/dev/null)"
 say config "$(have /etc/lifeline/agent.toml)"
 say key "$(have /etc/lifeline/agent.key)"

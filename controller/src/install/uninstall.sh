@@ -6,13 +6,17 @@ systemctl stop lifeline-undo.timer lifeline-undo.service lifeline-once.service 2
 if [ -x "$at" ] && [ -e /etc/lifeline/agent.toml ]; then
   timeout 60 "$at" cleanup >/dev/null
 fi
+for f in /etc/systemd/system/lifeline-agent.service /usr/local/lib/systemd/catalog/lifeline.catalog "$at"; do
+  # What an upgrade that was cut off has left, too.
+  rm -f "$f.old" "$f.new" "$f.none"
+done
 rm -f /etc/systemd/system/lifeline-agent.service /usr/local/lib/systemd/catalog/lifeline.catalog
 rmdir /usr/local/lib/systemd/catalog /usr/local/lib/systemd 2>/dev/null || true
 systemctl daemon-reload
 systemctl reset-failed lifeline-agent.service lifeline-undo.service 2>/dev/null || true
 journalctl --update-catalog 2>/dev/null || true
 rm -rf /etc/lifeline /var/lib/lifeline /run/lifeline /run/lifeline-once /run/lifeline-once.toml /run/.lifeline-quarantine /var/lib/.lifeline-quarantine
-rm -f "$at" "$at.old" "$at.new" "$at.once"
+rm -f "$at" "$at.once"
 # What is left, looked at and not believed.
 for f in "$at" "$at.old" "$at.new" "$at.once" /etc/lifeline /var/lib/lifeline /run/lifeline /run/.lifeline-quarantine \
   /etc/systemd/system/lifeline-agent.service /etc/systemd/system/multi-user.target.wants/lifeline-agent.service; do

@@ -1,5 +1,5 @@
 //! `ctl install`: the agent on a node that has nothing but sshd, its key made there, until it has seen the node well; or a newer agent
-//! in the old one's place, and the old one back if the new one does not come up.
+//! in the old one's place with what belongs to it, and the old one back if the new one does not come up.
 
 mod denials;
 mod first_look;
@@ -13,7 +13,8 @@ use crate::files::{self, Present};
 use crate::install::binary::{Binary, BinaryError};
 use crate::install::facts::Facts;
 use crate::install::ssh::{self, Ssh};
-use crate::install::{self, Papers, Swapped};
+use crate::install::upgrade::{self, Swapped};
+use crate::install::{self, Papers};
 use crate::out::{Out, Tone};
 use crate::pki::authority::{Ca, Passphrase};
 use crate::pki::issue::{self, Days};
@@ -61,7 +62,7 @@ pub struct Args {
     /// How long the agent's certificate is valid
     #[arg(long, default_value_t = 365, value_parser = value_parser!(u16).range(1..=3650))]
     days: u16,
-    /// Replace the program alone, and put the old one back unless the new one comes up
+    /// Replace the program, its unit and its message texts, and put the old ones back unless the new one comes up
     #[arg(long)]
     upgrade: bool,
     /// Agree beforehand to what is shown
@@ -175,7 +176,8 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     }
     let version = install::carry(&ssh, &binary.bytes).await?;
     out.say(format!("Carried {} there; it says it is {version}.", binary.path.display()));
-    match install::swap(&ssh).await? {
+    upgrade::carry_texts(&ssh).await?;
+    match upgrade::swap(&ssh).await? {
         Swapped::Up => {}
         Swapped::RolledBack => {
             out.print(format!("{}: {version} did not come up; {old} is back and runs", args.node));
@@ -192,7 +194,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     }
     match first_look(args, global, out, &version).await {
         Ok(seen) => {
-            install::forget_old(&ssh).await?;
+            upgrade::forget_old(&ssh).await?;
             out.print(format!(
                 "{} runs lifeline-agent {version}, {old} before: {}",
                 args.node,
@@ -203,7 +205,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         // It runs and cannot be reached: for an operator that is as good as not running.
         Err(why) => {
             out.error(&why);
-            install::back(&ssh).await?;
+            upgrade::back(&ssh).await?;
             out.print(format!("{}: {version} could not be asked; {old} is back", args.node));
             end("rolled-back", Some(&old), None, Exit::Unhealthy)
         }
@@ -275,10 +277,8 @@ fn show(
         out.say("  lifeline-agent.service, enabled and started; message texts for journalctl -x");
         out.say(format!("  mode {}: /var/lib/lifeline/ keeps what it learns and does", args.mode));
     } else {
-        out.say(format!(
-            "  in the place of {}; configuration, key and state stay as they are",
-            facts.get("agent")
-        ));
+        out.say(format!("  in the place of {}", facts.get("agent")));
+        upgrade::plan(facts, binary).iter().for_each(|line| out.say(format!("  {line}")));
     }
     Ok(())
 }

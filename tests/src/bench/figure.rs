@@ -61,7 +61,7 @@ pub(super) fn number(value: f64) -> String {
 /// One row of the table: ours, what it must reach, and what it is measured against.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figure {
-    /// T0 to T15.
+    /// T0 to T16.
     pub id: &'static str,
     pub what: String,
     pub target: &'static str,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use super::{Figure, Limit, Series, Wanted};
+use super::{Figure, Limit, Series, Wanted, built};
 use crate::process;
 use crate::progress::Progress;
 use crate::run;
@@ -57,7 +57,8 @@ pub fn measure(wanted: &Wanted, progress: &Progress) -> anyhow::Result<Vec<Figur
         ours: Series::new("ctl status", "ms", ours),
         baseline: Some(Series::new("the same ctl, one agent after the other", "ms", serial)),
         note: format!(
-            "{AGENTS} agents' doors and services in one process and one thread, built for debugging, on loopback, over mutual TLS"
+            "{AGENTS} agents' doors and services in one process and one thread, built for {}, on loopback, over mutual TLS",
+            built()
         ),
     };
     Ok(vec![figure.within(&[Limit(0.5, MOST_MS)])])
@@ -100,10 +101,14 @@ impl Fleet {
         papers(&bin, dir.path())?;
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-        let test =
-            ["test", "--workspace", "--locked", "--manifest-path", manifest, "--test", "fleet"];
+        let mut test =
+            vec!["test", "--workspace", "--locked", "--manifest-path", manifest, "--test", "fleet"];
+        // Agents and controller are measured as they were built, and that is said: both for release, or neither.
+        if !cfg!(debug_assertions) {
+            test.insert(1, "--release");
+        }
         progress.say("T12: building the agents");
-        let built = Command::new(&cargo).args(test).arg("--no-run").stdin(Stdio::null()).status();
+        let built = Command::new(&cargo).args(&test).arg("--no-run").stdin(Stdio::null()).status();
         ensure!(built.context("run cargo test")?.success(), "the agents could not be built");
         let serve =
             format!("ip link set lo up && exec \"$@\" --offline -- --ignored --exact {TEST}");
@@ -112,7 +117,7 @@ impl Fleet {
             .args(["--pdeathsig", "KILL", "unshare"])
             .args(["--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", &serve, "sh", &cargo])
-            .args(test)
+            .args(&test)
             .env("LIFELINE_FLEET", dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

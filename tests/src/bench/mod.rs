@@ -6,6 +6,7 @@
 mod capture;
 mod crowd;
 mod damage;
+mod exposure;
 mod figure;
 mod fleet;
 mod footprint;
@@ -13,6 +14,7 @@ mod kills;
 pub(crate) mod probe;
 mod random;
 mod range;
+mod renewal;
 mod tally;
 mod warned;
 
@@ -78,6 +80,7 @@ const TIMED: &[Group] = &[
     Group { mode: "heal", ids: &["T2", "T3"], measure: capture::healed },
     Group { mode: "guard", ids: &["T9", "T10", "T11"], measure: footprint::measure },
     Group { mode: "guard", ids: &["T14"], measure: crowd::measure },
+    Group { mode: "guard", ids: &["T16"], measure: renewal::measure },
 ];
 
 /// Measures, and writes the JSON file. A group that fails is told and does not take the others with it.
@@ -97,6 +100,12 @@ pub fn measure(wanted: &Wanted, yes: bool, progress: &Progress) -> anyhow::Resul
         match fleet::measure(wanted, progress) {
             Ok(more) => figures.extend(more),
             Err(why) => failed.push(told(&["T12"], &why, progress)),
+        }
+    }
+    if wanted.any(&["T15"]) {
+        match exposure::measure() {
+            Ok(more) => figures.extend(more),
+            Err(why) => failed.push(told(&["T15"], &why, progress)),
         }
     }
     if wanted.any(&["T7"]) {
@@ -197,6 +206,11 @@ fn seed() -> u64 {
     now.map_or(1, |t| t.as_secs())
 }
 
+/// What this program was built for, as the tables say it.
+fn built() -> &'static str {
+    if cfg!(debug_assertions) { "debugging" } else { "release" }
+}
+
 /// The machine's load, over one minute.
 fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -222,7 +236,7 @@ impl Record {
     #[must_use]
     pub fn told(&self) -> String {
         let [before, after] = self.load;
-        let build = if cfg!(debug_assertions) { "debugging" } else { "release" };
+        let build = built();
         let mut text = format!(
             "Taken {} with version {}, built for {build}, on {} cores, Linux {}; the machine's load was {before} before and {after} after.\n\n{}",
             self.taken,

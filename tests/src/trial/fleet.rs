@@ -1,7 +1,7 @@
-//! From a bare node with sshd to a protected one and back, and an admission policy that the real API server takes.
+//! How a node is reached by ssh before it has an agent, and what the real API server says of the October DaemonSet: an audit that
+//! lists it, and an admission policy that refuses it.
 
 use std::fs;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,35 +14,25 @@ use crate::real::{cluster, culprit};
 use crate::run::{self, Output};
 use crate::{names, ssh, topology};
 
-/// The last ones of their gear: what they leave is an agent that `ctl install` has put there, not the lab.
-pub const CASES: &[Case] = &[
-    Case { name: "another_host_key_than_the_one_named_is_refused", run: other_key },
-    Case {
-        name: "a_bare_node_is_installed_upgraded_rolled_back_and_left_as_it_was",
-        run: from_bare_to_bare,
-    },
-];
+pub const CASES: &[Case] =
+    &[Case { name: "another_host_key_than_the_one_named_is_refused", run: other_key }];
 
 pub const REAL: &[Case] = &[
+    Case {
+        name: "real_an_audit_lists_the_october_daemonset_as_critical_once_it_is_applied",
+        run: audited,
+    },
     Case {
         name: "real_the_printed_policy_refuses_the_october_daemonset_and_admits_benign_ones",
         run: policy,
     },
-    // The last: it leaves an agent that `ctl` has put there.
-    Case {
-        name: "real_a_bare_node_is_installed_upgraded_rolled_back_and_left_as_it_was",
-        run: from_bare_to_bare,
-    },
 ];
 
-/// A certificate that was revoked elsewhere, as `ctl pki show` prints its number.
-const REVOKED: &str = "0b:ad:ca:fe";
-
 /// A debug build is carried over a line of the lab; a program that does not come up has its time, too.
-const LIMIT: Duration = Duration::from_secs(300);
+pub(super) const LIMIT: Duration = Duration::from_secs(300);
 
 pub(super) struct Way {
-    ssh: String,
+    pub(super) ssh: String,
     key: String,
     host_key: String,
 }
@@ -60,6 +50,11 @@ impl Way {
         })
     }
 
+    /// The options by which a verb goes there.
+    pub(super) fn options(&self) -> [&str; 6] {
+        ["--ssh", &self.ssh, "--identity", &self.key, "--host-key", &self.host_key]
+    }
+
     /// A verb that goes by ssh, on a laptop whose known_hosts is this case's own.
     pub(super) fn ctl(
         &self,
@@ -67,8 +62,7 @@ impl Way {
         verb: &str,
         more: &[&str],
     ) -> std::result::Result<Output, String> {
-        let ways = ["--ssh", &self.ssh, "--identity", &self.key, "--host-key", &self.host_key];
-        let all = [&[verb, NODE][..], &ways, &["--yes", "-o", "json"], more].concat();
+        let all = [&[verb, NODE][..], &self.options(), &["--yes", "-o", "json"], more].concat();
         let mut command = g.lab.ctl_command("laptop", &all).map_err(told)?;
         run::run(command.env("LIFELINE_CONFIG", super::ground::plain_config()), LIMIT, None)
             .map_err(told)
@@ -130,73 +124,6 @@ pub(super) fn traces(g: &Ground<'_>) -> Verdict {
     if found.trim().is_empty() { Ok(()) } else { Err(format!("left behind:\n{found}")) }
 }
 
-/// The same program with one path in it changed: it says its version, and cannot read its boot id.
-fn broken() -> std::result::Result<PathBuf, String> {
-    let mut bytes = fs::read(program()).map_err(told)?;
-    let path = b"/proc/sys/kernel/random/boot_id";
-    let at: Vec<usize> = (0..bytes.len().saturating_sub(path.len()))
-        .filter(|i| bytes[*i..].starts_with(path))
-        .collect();
-    if at.is_empty() {
-        return Err("the program reads no boot id".into());
-    }
-    for i in at {
-        bytes[i + path.len() - 1] = b'X';
-    }
-    let out = names::state_dir().join("broken-agent");
-    fs::write(&out, bytes).map_err(told)?;
-    Ok(out)
-}
-
-fn from_bare_to_bare(g: &Ground<'_>) -> Verdict {
-    let way = Way::of(g)?;
-    forget_host_keys();
-    let mode = g.sh("grep '^mode = ' /etc/lifeline/agent.toml")?;
-    ends(&way.ctl(g, "uninstall", &["--discard"])?, 0, "")?;
-    traces(g)?;
-    let bare = g.snapshot()?;
-    let revoked = g.ctl(&["pki", "revoke", REVOKED, "--node", "styx", "--yes"])?;
-    ends(&revoked, 0, "")?;
-
-    let seen = ends(&way.install(g, &program(), &[])?, 0, "installed")?;
-    if seen["verdict"] != "Healthy" {
-        return Err(format!("it is not well: {seen}"));
-    }
-    let there =
-        g.sh("stat -c '%a %U' /etc/lifeline/agent.key; systemctl is-enabled lifeline-agent")?;
-    if there != "600 root\nenabled\n" {
-        return Err(format!("key or unit are not as they should be: {there}"));
-    }
-    g.sh("grep -qi 0badcafe /etc/lifeline/denied-serials || grep -qi 0b:ad:ca:fe /etc/lifeline/denied-serials")
-        .map_err(|why| format!("what styx refuses it does not refuse: {why}"))?;
-    ends(&way.install(g, &program(), &[])?, 1, "")?;
-
-    let pid = g.sh("systemctl show -p MainPID --value lifeline-agent")?;
-    ends(&way.install(g, &program(), &["--upgrade"])?, 0, "upgraded")?;
-    if pid == g.sh("systemctl show -p MainPID --value lifeline-agent")? {
-        return Err("an upgrade did not start the new program".into());
-    }
-
-    let sum = g.sh("sha256sum /usr/local/bin/lifeline-agent")?;
-    let bad = broken()?.display().to_string();
-    ends(&way.install(g, &bad, &["--upgrade"])?, 3, "rolled-back")?;
-    if sum != g.sh("sha256sum /usr/local/bin/lifeline-agent")? {
-        return Err("the old program is not back".into());
-    }
-    g.settled(Duration::from_secs(30))?;
-
-    ends(&way.ctl(g, "uninstall", &[])?, 0, "")?;
-    traces(g)?;
-    g.expect_same(&bare)?;
-    // What comes after this needs an agent, in the mode that it had.
-    ends(&way.install(g, &program(), &[])?, 0, "installed")?;
-    let mode = mode.trim();
-    g.sh(&format!(
-        "sed -i 's/^mode = .*/{mode}/' /etc/lifeline/agent.toml && systemctl restart lifeline-agent"
-    ))?;
-    g.settled(Duration::from_secs(40))
-}
-
 /// `kubectl apply` without keeping it: admission is asked all the same.
 fn asked(manifest: &str) -> std::result::Result<Output, String> {
     let mut command = cluster::kubectl_command(&[
@@ -207,6 +134,31 @@ fn asked(manifest: &str) -> std::result::Result<Output, String> {
         "-",
     ]);
     run::run(&mut command, Duration::from_secs(30), Some(manifest.as_bytes())).map_err(told)
+}
+
+/// On no node: what it would do there is other cases' business, and an audit goes by how a workload is described.
+fn audited(g: &Ground<'_>) -> Verdict {
+    let october = culprit::Variant::default().example();
+    let nowhere = october.replace("nodeSelector: {}", "nodeSelector: {lifeline.test/none: here}");
+    if nowhere == october {
+        return Err("the DaemonSet's nodes could not be named".to_owned());
+    }
+    cluster::apply(&nowhere).map_err(told)?;
+    let seen = listed(g);
+    culprit::purge().map_err(told)?;
+    seen
+}
+
+fn listed(g: &Ground<'_>) -> Verdict {
+    let out = g.lab.ctl(&["audit", "-o", "json"]).map_err(told)?;
+    let seen = ends(&out, 3, "")?;
+    let ours = |w: &&Value| w["namespace"] == culprit::SPACE && w["kind"] == "DaemonSet";
+    let found = seen["workloads"].as_array().and_then(|all| all.iter().find(ours));
+    match found {
+        Some(w) if w["grade"] == "critical" && w["name"] == "tailscale-worker" => Ok(()),
+        Some(w) => Err(format!("it is listed as {w}")),
+        None => Err(format!("it is not listed: {seen:#}")),
+    }
 }
 
 fn policy(g: &Ground<'_>) -> Verdict {

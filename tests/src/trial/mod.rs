@@ -1,6 +1,7 @@
 //! The live cases: each a sentence, tried on real nodes, asserted with other tools than the code under test uses.
 
 mod alone;
+mod bare;
 mod cluster;
 mod crash;
 mod drill;
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::state::Gear;
-pub use ground::{Ground, NODE, find, is_ours, lines, strange};
+pub use ground::{Ground, NODE, find, is_ours, lines, plain_config, strange};
 pub use heal::is_tailscales;
 
 /// How a case fails: what was expected, and what was seen instead.
@@ -72,9 +73,10 @@ pub fn all(gear: Gear) -> Vec<Case> {
             lent::CASES,
             package::CASES,
             fleet::CASES,
+            bare::CASES,
         ]
         .concat(),
-        Gear::Real => [real::CASES, rented::CASES, fleet::REAL].concat(),
+        Gear::Real => [real::CASES, rented::CASES, fleet::REAL, bare::REAL].concat(),
     }
 }
 
