@@ -89,10 +89,24 @@ pub static TRUST: Kind = Kind {
     says: "A certificate was denied, or the agent shows a new one of its own. The message says who asked.",
 };
 
+/// A repair is not made.
+pub static HELD: Kind = Kind {
+    id: "75d68895b9ed477398c43708ca69b038",
+    name: "The agent would repair and does not",
+    says: "Only the guard is kept. The message says why, for how long, and what an operator can do. Fields: LIFELINE_INCIDENT, if \
+           one is under way.",
+};
+/// Nothing can be written down.
+pub static DISK: Kind = Kind {
+    id: "5242c0f7be394a04ab72b1a8c06a7090",
+    name: "The state directory takes nothing",
+    says: "What cannot be journalled is not repaired; the node is guarded all the same. It is tried again every ten seconds.",
+};
+
 /// All of them.
-pub static ALL: [&Kind; 12] = [
+pub static ALL: [&Kind; 14] = [
     &READY, &VERDICT, &RAISED, &RENEWED, &LOWERED, &HELPLESS, &OPENED, &ENDED, &RUN, &RAN,
-    &OVERDUE, &TRUST,
+    &OVERDUE, &TRUST, &HELD, &DISK,
 ];
 
 /// What an event is about; what is not known has no field.
@@ -139,7 +153,13 @@ pub fn tell(kind: &Kind, about: About<'_>, message: &str) {
             )
         };
     }
-    if bad { say!(warn) } else { say!(info) }
+    if *kind == HELD || *kind == DISK {
+        say!(error);
+    } else if bad {
+        say!(warn);
+    } else {
+        say!(info);
+    }
 }
 
 #[cfg(test)]
