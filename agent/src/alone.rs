@@ -2,10 +2,11 @@
 //! operator has been there for long enough, the baseline is one that somebody or the node itself vouches for, and the
 //! budget allows. What is then done is what an operator's heal does. Otherwise the guard stands, and it says why.
 
+use crate::event;
 use crate::runs::{Node, Refused, Runs};
 use crate::sight::{Glance, Sight, chain};
 use crate::store::{Store, disk};
-use lifeline_core::alone::{Held, Resolve, Vigil};
+use lifeline_core::alone::{self, Held, Resolve, Vigil};
 use lifeline_core::budget;
 use lifeline_core::plan::Consent;
 use lifeline_core::policy::{Mode, Policy};
@@ -77,6 +78,11 @@ impl<N: Node> Alone<N> {
         if self.runs.under_way().is_some() {
             return None;
         }
+        // Asked only when it matters: the past is a list of a hundred.
+        let resolve = match resolve {
+            Resolve::Open(..) => alone::heed(resolve, &self.runs.past(), now),
+            other => other,
+        };
         match resolve {
             Resolve::Rest => self.hold(None),
             Resolve::Look(ms) => return Some(ms),
@@ -135,7 +141,8 @@ impl<N: Node> Alone<N> {
         // The time that is left changes with each look; what is said once is said with its first.
         let known = self.said.as_ref().is_some_and(|(_, at)| at.elapsed() < REMIND);
         if !known {
-            tracing::error!("held: {}", held.why);
+            let words = format!("held: {}", held.why);
+            event::tell(&event::HELD, event::About::default(), &words);
             self.said = Some((held.why.clone(), Instant::now()));
         }
         self.runs.hold_back(Some(held.why));

@@ -95,10 +95,24 @@ pub static EXPIRES: Kind = Kind {
     says: "Once a day from 14 days before the end of the agent's certificate or its authority's, and at once when 3 days are left. The message says which, and what to do.",
 };
 
+/// A repair is not made.
+pub static HELD: Kind = Kind {
+    id: "75d68895b9ed477398c43708ca69b038",
+    name: "The agent would repair and does not",
+    says: "Only the guard is kept. The message says why, for how long, and what an operator can do. Fields: LIFELINE_INCIDENT, if \
+           one is under way.",
+};
+/// Nothing can be written down.
+pub static DISK: Kind = Kind {
+    id: "5242c0f7be394a04ab72b1a8c06a7090",
+    name: "The state directory takes nothing",
+    says: "What cannot be journalled is not repaired; the node is guarded all the same. It is tried again every ten seconds.",
+};
+
 /// All of them.
-pub static ALL: [&Kind; 13] = [
+pub static ALL: [&Kind; 15] = [
     &READY, &VERDICT, &RAISED, &RENEWED, &LOWERED, &HELPLESS, &OPENED, &ENDED, &RUN, &RAN,
-    &OVERDUE, &TRUST, &EXPIRES,
+    &OVERDUE, &TRUST, &EXPIRES, &HELD, &DISK,
 ];
 
 /// What an event is about; what is not known has no field.
@@ -145,7 +159,13 @@ pub fn tell(kind: &Kind, about: About<'_>, message: &str) {
             )
         };
     }
-    if bad { say!(warn) } else { say!(info) }
+    if *kind == HELD || *kind == DISK {
+        say!(error);
+    } else if bad {
+        say!(warn);
+    } else {
+        say!(info);
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::sight::chain;
 use arc_swap::ArcSwapOption;
 use lifeline_core::baseline::Baseline;
 use lifeline_core::reboots::Reboots;
+use std::borrow::Cow;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -146,7 +147,8 @@ impl Store {
         }
     }
 
-    /// Puts evidence beside an incident's journal before anything is destroyed. Each file is cut at a bound.
+    /// Puts evidence beside an incident's journal before anything is destroyed. Each file is cut at a bound, behind a whole line, and
+    /// says so.
     ///
     /// # Errors
     /// When the disk does not take it.
@@ -154,7 +156,7 @@ impl Store {
         let dir = self.dir.join("evidence").join(incident);
         make_dir(&dir)?;
         for (name, bytes) in files {
-            replace(&dir.join(name), &bytes[..bytes.len().min(EVIDENCE)])?;
+            replace(&dir.join(name), &cut(bytes))?;
         }
         self.prune();
         Ok(())
@@ -187,6 +189,21 @@ impl Store {
         all.sort_unstable();
         all
     }
+}
+
+/// As much of a file as is kept: whole lines, and a last one that says what is missing. "Cut" is never "that was all".
+fn cut(bytes: &[u8]) -> Cow<'_, [u8]> {
+    /// The last line's own room.
+    const NOTE: usize = 128;
+    if bytes.len() <= EVIDENCE {
+        return Cow::Borrowed(bytes);
+    }
+    let most = EVIDENCE - NOTE;
+    let line = bytes[..most].iter().rposition(|b| *b == b'\n');
+    let kept = line.map_or(most, |at| at + 1);
+    let note = format!("… cut here: {kept} of {} bytes are kept\n", bytes.len());
+    let start = if line.is_some() { "" } else { "\n" };
+    Cow::Owned([&bytes[..kept], start.as_bytes(), note.as_bytes()].concat())
 }
 
 fn load(path: &Path) -> Result<Baseline, String> {
@@ -282,6 +299,31 @@ mod tests {
         }
         assert_eq!(fs::read_dir(dir.path().join("evidence")).unwrap().count(), BUNDLES);
         let newest = dir.path().join("evidence").join(format!("i{}", BUNDLES + 2)).join("a.json");
-        assert_eq!(fs::metadata(newest).unwrap().len(), EVIDENCE as u64);
+        assert!(fs::metadata(newest).unwrap().len() <= EVIDENCE as u64);
+    }
+
+    #[test]
+    fn evidence_that_is_too_long_ends_with_a_whole_line_and_says_what_is_missing() {
+        let line = "{\"dst\":\"10.100.0.1/32\"},\n";
+        let text = line.repeat(EVIDENCE / line.len() + 2);
+        let kept = String::from_utf8(cut(text.as_bytes()).into_owned()).unwrap();
+        assert!(kept.len() <= EVIDENCE);
+        let (last, before) = kept
+            .lines()
+            .rev()
+            .collect::<Vec<_>>()
+            .split_first()
+            .map_or(("", 0), |(l, b)| (*l, b.len()));
+        assert_eq!(
+            kept.lines().take(before).filter(|l| format!("{l}\n") != line).count(),
+            0,
+            "whole lines"
+        );
+        let told = format!("{} of {} bytes are kept", before * line.len(), text.len());
+        assert!(last.contains("cut here") && last.contains(&told), "{last}");
+        assert!(
+            matches!(cut(&text.as_bytes()[..EVIDENCE]), Cow::Borrowed(_)),
+            "what fits is left as it is"
+        );
     }
 }

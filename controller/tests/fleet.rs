@@ -88,7 +88,12 @@ async fn api_server(nodes: serde_json::Value) -> String {
                     nodes.as_array().unwrap().iter().map(lease).collect()
                 }
                 "/api/v1/namespaces/kube-system" => serde_json::json!([]),
-                other => panic!("{other}"),
+                path if path.starts_with("/apis/apps/v1/") => serde_json::json!([]),
+                _ => {
+                    let none = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    stream.write_all(none.as_bytes()).await.unwrap();
+                    continue;
+                }
             };
             let list = match path {
                 "/api/v1/namespaces/kube-system" => {

@@ -65,6 +65,73 @@ pub fn covers(consent: &Consent, finding: &Finding, policy: &Policy) -> bool {
         || consent.findings.iter().any(turned)
 }
 
+/// An incident that has ended, as its file tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// Its id, `calypso-7`.
+    pub id: String,
+    /// When it was opened.
+    pub opened: Stamp,
+    /// How it ended, as the wire has it; `None` while it is under way.
+    pub ending: Option<String>,
+    /// What was said of its end, for people.
+    pub why: String,
+    /// Keys of the findings it was opened for, or met.
+    pub findings: Vec<String>,
+}
+
+/// How an incident can end without anything said of its findings: nothing was tried.
+const UNTRIED: [&str; 3] = ["void", "ask", "cancelled"];
+
+/// The incident that an operator has to look into before this finding is met alone again: the last that met it, in this boot, and
+/// ended stuck. A run that could be neither finished nor undone is met by no second one; what an operator's heal has ended otherwise
+/// is.
+fn stuck<'p>(key: &str, past: &'p [Past], now: &Stamp) -> Option<&'p Past> {
+    let of = |p: &&Past| p.opened.boot == now.boot && p.findings.iter().any(|f| f == key);
+    let tried = |p: &&Past| p.ending.as_deref().is_some_and(|e| !UNTRIED.contains(&e));
+    past.iter().filter(of).find(tried).filter(|p| p.ending.as_deref() == Some(STUCK))
+}
+
+/// As the wire has [`crate::engine::Ending::Stuck`].
+const STUCK: &str = "stuck";
+
+/// Takes from what is to be opened the findings whose last incident ended stuck; held when none is left.
+///
+/// `past` is every incident that is known, the newest first, whoever opened it.
+pub fn heed(resolve: Resolve, past: &[Past], now: &Stamp) -> Resolve {
+    let Resolve::Open(mut consent, accounts) = resolve else { return resolve };
+    let mut held = None;
+    let mut kept = (Vec::new(), Vec::new());
+    for (key, account) in consent.findings.into_iter().zip(accounts) {
+        match stuck(&key, past, now) {
+            Some(last) => held = held.or_else(|| Some(stands_stuck(&key, last))),
+            None => {
+                kept.0.push(key);
+                kept.1.push(account);
+            }
+        }
+    }
+    match held {
+        Some(held) if kept.0.is_empty() => Resolve::Hold(held),
+        _ => {
+            consent.findings = kept.0;
+            Resolve::Open(consent, kept.1)
+        }
+    }
+}
+
+fn stands_stuck(key: &str, last: &Past) -> Held {
+    let (id, node) = (&last.id, last.id.rsplit_once('-').map_or("NODE", |(node, _)| node));
+    let said = if last.why.is_empty() { "" } else { ": " };
+    let why = format!(
+        "incident {id}, which met {key}, ended stuck{said}{}; only the guard is kept until a human has looked: \
+         `ctl report {node} {id}` says what was done, and after a `ctl heal {node}` that ends otherwise, or a reboot, it is met \
+         alone again",
+        last.why
+    );
+    Held { why, ms: 0 }
+}
+
 impl Vigil {
     /// Weighs a judged look.
     pub fn weigh(

@@ -2,7 +2,8 @@
 //!
 //! tailscaled puts its rules in place when it starts and the exit node's route when its network map arrives; on a real node
 //! three seconds lie between. In that time the guard can be raised before anything is lost. It cannot be known whether the
-//! route will come: a tailscaled without an exit node has the same rules. So the precaution ends by itself.
+//! route will come: a tailscaled without an exit node has the same rules. So the precaution ends by itself, and whoever is feared
+//! in vain again and again is feared no more: a pod that adds and deletes a rule all day must not keep the guard up all day.
 
 use crate::baseline::Baseline;
 use crate::critical::flow;
@@ -24,13 +25,34 @@ pub const WARY_MS: u64 = 10_000;
 /// The same for one that has come back already, milliseconds, and how long it is remembered: as long as the hold-down.
 pub const PROVEN_MS: u64 = 600_000;
 
-/// More captors that have gone are not remembered; the oldest are forgotten first.
+/// How long a precaution that was in vain is remembered, milliseconds.
+pub const VAIN_MS: u64 = 600_000;
+
+/// So many precautions in vain against rules of one shape, and it is only watched: that is a daemon's start, and two more.
+pub const VAIN_EACH: usize = 3;
+
+/// The same for all strangers together, who may choose another shape each time: at most so many times [`EXPIRY_MS`], less than a
+/// third of [`VAIN_MS`], does the guard stand for nothing. A capture raises it all the same, some milliseconds later.
+pub const VAIN_ALL: usize = 6;
+
+/// More captors that have gone are not remembered; the oldest are forgotten first. Nor are more shapes of one precaution.
 const MEMORY: usize = 64;
 
 /// Which threats there are, and since when.
 #[derive(Clone, Debug, Default)]
 pub struct Threats {
     known: Vec<Known>,
+    /// Precautions against strangers that have captured nothing yet, oldest first.
+    vain: Vec<Vain>,
+}
+
+/// A precaution against rules that came in one look.
+#[derive(Clone, Debug)]
+struct Vain {
+    /// Since when.
+    since_ms: u64,
+    /// Against what.
+    shapes: Vec<Rule>,
 }
 
 #[derive(Clone, Debug)]
@@ -40,7 +62,7 @@ struct Known {
     there: bool,
     /// Since when it stands.
     since_ms: u64,
-    /// It has captured since it stands: it is a captor now, and no precaution is needed against it.
+    /// No precaution is to stand against it: it has captured since it stands and is a captor now, or is not feared any more.
     spent: bool,
     /// It captures, as of the last look.
     captures: bool,
@@ -65,6 +87,8 @@ impl Threats {
         now_ms: u64,
     ) -> Vec<Rule> {
         let there = could_capture(rules, base);
+        self.vain.retain(|v| now_ms.saturating_sub(v.since_ms) < VAIN_MS);
+        let mut feared = Vain { since_ms: now_ms, shapes: Vec::new() };
         for rule in &there {
             match self.known.iter_mut().find(|k| k.rule == **rule) {
                 // Only of one that has captured: somebody who adds harmless rules all day long would keep the guard up otherwise.
@@ -72,8 +96,14 @@ impl Threats {
                     (k.since_ms, k.spent) = (now_ms, false);
                 }
                 Some(_) => {}
-                None => self.known.push(Known::of(rule, now_ms)),
+                None => {
+                    let since = self.fear(rule, &mut feared);
+                    self.known.push(Known::of(rule, since, now_ms));
+                }
             }
+        }
+        if !feared.shapes.is_empty() {
+            self.vain.push(feared);
         }
         let captors: Vec<u32> = caught
             .iter()
@@ -85,7 +115,11 @@ impl Threats {
         for k in &mut self.known {
             k.there = there.contains(&&k.rule);
             let captures = k.there && captors.contains(&k.rule.pref);
-            k.times += u32::from(captures && !k.captures);
+            if captures && !k.captures {
+                k.times += 1;
+                let was_right = shape(&k.rule);
+                self.vain.retain(|v| !v.shapes.contains(&was_right));
+            }
             k.spent |= captures;
             if captures {
                 k.last_ms = now_ms;
@@ -108,6 +142,24 @@ impl Threats {
             .collect()
     }
 
+    /// Since when a stranger's new rule is to be feared; `None`: others of its shape, or too many others, were feared in vain.
+    fn fear(&self, rule: &Rule, feared: &mut Vain) -> Option<u64> {
+        let shape = shape(rule);
+        let before = self.vain.iter().filter(|v| v.shapes.contains(&shape));
+        // Deleted and put back meanwhile: it is the same precaution, and ends when it would have.
+        let stands = |v: &&Vain| feared.since_ms.saturating_sub(v.since_ms) < EXPIRY_MS;
+        if let Some(same) = before.clone().rfind(stands) {
+            return Some(same.since_ms);
+        }
+        if before.count() >= VAIN_EACH || self.vain.len() >= VAIN_ALL {
+            return None;
+        }
+        if feared.shapes.len() < MEMORY && !feared.shapes.contains(&shape) {
+            feared.shapes.push(shape);
+        }
+        Some(feared.since_ms)
+    }
+
     /// How long the guard is to outlast the last capture, milliseconds, by the captors whose rules still stand.
     pub fn linger_ms(&self, now_ms: u64) -> u64 {
         let wary = |k: &Known| match k.times {
@@ -125,12 +177,12 @@ impl Threats {
 }
 
 impl Known {
-    fn of(rule: &Rule, now_ms: u64) -> Self {
+    fn of(rule: &Rule, feared_since: Option<u64>, now_ms: u64) -> Self {
         Self {
             rule: rule.clone(),
             there: true,
-            since_ms: now_ms,
-            spent: false,
+            since_ms: feared_since.unwrap_or(now_ms),
+            spent: feared_since.is_none(),
             captures: false,
             times: 0,
             last_ms: 0,
@@ -140,6 +192,11 @@ impl Known {
     fn is_remembered(&self, now_ms: u64) -> bool {
         self.times > 0 && now_ms.saturating_sub(self.last_ms) < PROVEN_MS
     }
+}
+
+/// What a rule does, wherever it stands: its place may be another each time.
+fn shape(rule: &Rule) -> Rule {
+    Rule { pref: 0, ..rule.clone() }
 }
 
 /// Rules that are neither ours nor the healthy node's, stand in front of `main`, and lead a destination whose healthy path

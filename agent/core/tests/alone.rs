@@ -8,7 +8,7 @@
 
 mod case;
 
-use lifeline_core::alone::{self, Resolve, Vigil};
+use lifeline_core::alone::{self, Past, Resolve, Vigil};
 use lifeline_core::baseline::{self, Baseline};
 use lifeline_core::budget::{self, Allowance, Budget, LONGEST_MS, PAUSE_MS};
 use lifeline_core::clock::Stamp;
@@ -302,6 +302,64 @@ fn a_culprit_that_returns_for_half_a_day_costs_no_more_than_one_act_an_hour_in_t
         let (acts, _) = returns_for_ever(12 * LONGEST_MS, every, 5_000);
         assert!((10..=20).contains(&acts.len()), "every {every} ms: {} acts", acts.len());
     }
+}
+
+fn past(n: u32, ending: &str, boot: &str, findings: &[&str]) -> Past {
+    Past {
+        id: format!("calypso-{n}"),
+        opened: Stamp { boot: boot.into(), ms: 1, wall_ms: 1 },
+        ending: (!ending.is_empty()).then(|| ending.to_string()),
+        why: "run calypso-7.1-clean needs a human".into(),
+        findings: findings.iter().map(|f| (*f).to_string()).collect(),
+    }
+}
+
+const TAILSCALE: &str = "tailscale-capture/tailscale";
+
+#[test]
+fn what_ended_stuck_is_not_opened_again_until_an_operator_ended_it_otherwise_or_the_node_booted() {
+    let open = || {
+        let findings = vec![TAILSCALE.to_string()];
+        Resolve::Open(Consent { findings, rung: 4, ..Consent::default() }, vec!["account".into()])
+    };
+    let stuck = past(7, "stuck", "boot-1", &[TAILSCALE]);
+    let Resolve::Hold(held) = alone::heed(open(), std::slice::from_ref(&stuck), &at(9)) else {
+        panic!("the same finding was opened again after a stuck incident")
+    };
+    for part in ["calypso-7", "stuck", "needs a human", "ctl report calypso", "ctl heal calypso"] {
+        assert!(held.why.contains(part), "{part:?} in {}", held.why);
+    }
+    assert_eq!(held.ms, 0, "no time mends it");
+    for (why, newer) in [
+        ("an operator was asked for more and went away", past(8, "ask", "boot-1", &[TAILSCALE])),
+        ("nothing was done", past(8, "void", "boot-1", &[TAILSCALE])),
+        ("it was cancelled", past(8, "cancelled", "boot-1", &[TAILSCALE])),
+        ("it met something else", past(8, "recovered", "boot-1", &["refusing-route/x"])),
+        ("it is stuck, too", past(8, "stuck", "boot-1", &[TAILSCALE])),
+        ("it goes on", past(8, "", "boot-1", &[TAILSCALE])),
+    ] {
+        let said = alone::heed(open(), &[newer, stuck.clone()], &at(9));
+        assert!(matches!(said, Resolve::Hold(_)), "{why}: {said:?}");
+    }
+    for ending in ["recovered", "unwell", "held", "rolled-back"] {
+        let newer = past(8, ending, "boot-1", &[TAILSCALE]);
+        assert_eq!(alone::heed(open(), &[newer, stuck.clone()], &at(9)), open(), "{ending}");
+    }
+    let before = past(7, "stuck", "boot-0", &[TAILSCALE]);
+    assert_eq!(alone::heed(open(), &[before], &at(9)), open(), "another boot is another node");
+    assert_eq!(alone::heed(open(), &[], &at(9)), open());
+}
+
+#[test]
+fn a_stuck_finding_holds_nothing_but_itself() {
+    let findings = vec![TAILSCALE.to_string(), "refusing-route/refusing-route".to_string()];
+    let consent = Consent { findings, rung: 4, ..Consent::default() };
+    let open = Resolve::Open(consent, vec!["one".into(), "two".into()]);
+    let said = alone::heed(open, &[past(7, "stuck", "boot-1", &[TAILSCALE])], &at(9));
+    let Resolve::Open(consent, accounts) = said else { panic!("{said:?}") };
+    assert_eq!(consent.findings, ["refusing-route/refusing-route"]);
+    assert_eq!(accounts, ["two"]);
+    assert_eq!(alone::heed(Resolve::Look(5), &[], &at(9)), Resolve::Look(5));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use lifeline_core::incident::{ATTEMPTS, Climb, Incident, REWRITE_MS, Run, climb}
 use lifeline_core::judge::judge;
 use lifeline_core::plan::{Consent, Rung};
 use lifeline_core::policy::Policy;
+use lifeline_core::threat::EXPIRY_MS;
 use std::path::Path;
 
 #[test]
@@ -92,4 +93,41 @@ fn when_a_culprit_came_back_each_time_the_end_names_who_keeps_it_and_what_ends_i
     ] {
         assert!(why.contains(named), "{why}");
     }
+}
+
+#[test]
+fn a_guard_that_stands_against_nothing_but_what_might_be_holds_no_incident_open() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/healthy");
+    let (mut seen, base) = (case::observation(&case).unwrap(), case::baseline_of(&case).unwrap());
+    let policy = Policy::default();
+    let mut diag = judge(&seen, &base, &policy);
+    seen.taken.boot = "b".into();
+    let (all, stability) = (Consent { rung: 4, ..Consent::default() }, 30_000);
+    let mut incident = Incident::new("i".into(), seen.taken.clone(), "o".into(), all, stability);
+    let (begun, mut ended) = (seen.taken.ms, None);
+    // Somebody adds and deletes a rule that could capture: the guard is up at every look.
+    diag.guarded = true;
+    while ended.is_none() && seen.taken.ms < begun + 600_000 {
+        match climb(&mut incident, &seen, &base, &policy, &diag) {
+            Climb::Watch(ms, _) => seen.taken.ms += ms,
+            Climb::Close(ending, why) => ended = Some((ending, why)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let took = seen.taken.ms - begun;
+    let Some((Ending::Recovered, why)) = ended else { panic!("{ended:?} after {took} ms") };
+    assert!(why.contains("still stands as a precaution"), "{why}");
+    assert!(
+        (stability + EXPIRY_MS..90_000).contains(&took),
+        "{took} ms: also who captured once had its time"
+    );
+    // Without a guard it is as soon as it was.
+    diag.guarded = false;
+    let mut next =
+        Incident::new("j".into(), seen.taken.clone(), "o".into(), Consent::default(), 1_000);
+    assert!(matches!(climb(&mut next, &seen, &base, &policy, &diag), Climb::Watch(..)));
+    seen.taken.ms += 1_000;
+    let end = climb(&mut next, &seen, &base, &policy, &diag);
+    let Climb::Close(Ending::Recovered, why) = end else { panic!("{end:?}") };
+    assert!(!why.contains("precaution"), "{why}");
 }

@@ -55,6 +55,7 @@ impl<N: Node> Inner<N> {
         let words = format!("incident {incident} ended: {}: {}", end.ending, end.text);
         event::tell(&event::ENDED, about, &words);
         let ending = end.ending.to_string();
+        let said = end.text.clone();
         let mark = Mark::Ended { ending: ending.clone(), text: end.text, lacks: end.lacks };
         let number = told.story.next();
         let line = match told.book.write(number, mark.clone()).await {
@@ -68,7 +69,7 @@ impl<N: Node> Inner<N> {
         {
             let mut state = self.state();
             if let Some(summary) = state.index.get_mut(&incident) {
-                summary.ending = Some(ending);
+                (summary.ending, summary.said) = (Some(ending), said);
             }
             state.live = None;
             state.tally.incident(end.ending);
@@ -168,7 +169,10 @@ impl<N: Node> Inner<N> {
         if let Some((account, ms)) = self.store.used_up(&accounts, rung, &now) {
             let held = lifeline_core::alone::exhausted(&account, ms);
             if incident.alone {
-                tracing::error!("incident {}: {}", incident.id, held.why);
+                let words = format!("incident {}: {}", incident.id, held.why);
+                let about =
+                    event::About { incident: Some(&incident.id), ..event::About::default() };
+                event::tell(&event::HELD, about, &words);
                 return Ok(Some(End::of(Ending::Unwell, held.why)));
             }
             told.note("budget", format!("the agent alone would wait: {}", held.why)).await?;

@@ -3,9 +3,11 @@
 use crate::journal;
 use crate::runs::Request;
 use crate::runs::book::{self, Asked, Mark};
+use lifeline_core::alone::Past;
 use lifeline_core::clock::Stamp;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 /// Incidents kept, with their journals.
 const KEPT: usize = 100;
@@ -25,10 +27,14 @@ pub struct Summary {
     pub by: String,
     /// How it ended, if it has.
     pub ending: Option<String>,
+    /// What was said of its end.
+    pub said: String,
     /// Runs, in order.
     pub runs: Vec<String>,
     /// Keys of findings.
     pub findings: Vec<String>,
+    /// The same, of what was asked for: one that ended before its first run has met none.
+    pub agreed: Vec<String>,
 }
 
 /// All of them, by number.
@@ -37,6 +43,26 @@ pub struct Index {
     all: BTreeMap<u64, Summary>,
     /// The highest number that was ever given out.
     given: u64,
+}
+
+/// Deletes files of incidents nobody needs any more. A disk that hangs is not to hang with: off the threads that others wait for.
+pub fn remove(files: &[PathBuf]) {
+    for file in files {
+        match std::fs::remove_file(file) {
+            // A run that was marked and never begun has none.
+            Err(why) if why.kind() != ErrorKind::NotFound => {
+                tracing::warn!("remove {}: {why}", file.display());
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+fn agreed(asked: &Asked) -> Vec<String> {
+    match asked {
+        Asked::Heal { consent, .. } => consent.findings.clone(),
+        Asked::Reboot { .. } | Asked::Undo { .. } => Vec::new(),
+    }
 }
 
 /// What was asked for, as the index names it.
@@ -66,21 +92,22 @@ impl Index {
             index.all.insert(number, summary(dir, id));
         }
         index.given = index.all.keys().next_back().copied().unwrap_or(0);
-        index.prune(dir);
+        remove(&index.overdue(dir));
         tracing::debug!("{} incidents are known", index.all.len());
         index
     }
 
-    fn prune(&mut self, dir: &Path) {
+    /// Forgets the oldest incidents that are too many, and names their files, which [`remove`] deletes. One that has not ended is
+    /// never too old.
+    pub fn overdue(&mut self, dir: &Path) -> Vec<PathBuf> {
+        let mut files = Vec::new();
         while self.all.len() > KEPT {
-            let Some((_, old)) = self.all.pop_first() else { return };
-            let files = old.runs.iter().map(|r| journal::path_of(dir, r));
-            for file in files.chain([book::path_of(dir, &old.id)]) {
-                if let Err(why) = std::fs::remove_file(&file) {
-                    tracing::warn!("remove {}: {why}", file.display());
-                }
-            }
+            let ended = self.all.iter().find(|(_, s)| s.ending.is_some()).map(|(n, _)| *n);
+            let Some(old) = ended.and_then(|n| self.all.remove(&n)) else { break };
+            files.extend(old.runs.iter().map(|r| journal::path_of(dir, r)));
+            files.push(book::path_of(dir, &old.id));
         }
+        files
     }
 
     /// A name nobody has had. One whose file could not be written is not given out again: a disk that hung may make that file yet.
@@ -98,8 +125,10 @@ impl Index {
             opened: now.clone(),
             by: by.to_string(),
             ending: None,
+            said: String::new(),
             runs: Vec::new(),
             findings: Vec::new(),
+            agreed: agreed(&request.asked),
         };
         self.all.insert(number_of(id).unwrap_or(0), summary);
     }
@@ -134,9 +163,27 @@ impl Index {
         self.all.values().rev().take(limit).cloned().collect()
     }
 
+    /// All that is known, newest first.
+    pub fn past(&self) -> Vec<Past> {
+        self.all.values().rev().map(Summary::past).collect()
+    }
+
     /// Those that have not ended, oldest first.
     pub fn open(&self) -> Vec<Summary> {
         self.all.values().filter(|s| s.ending.is_none()).cloned().collect()
+    }
+}
+
+impl Summary {
+    /// What the next decision goes by.
+    pub fn past(&self) -> Past {
+        Past {
+            id: self.id.clone(),
+            opened: self.opened.clone(),
+            ending: self.ending.clone(),
+            why: self.said.clone(),
+            findings: self.findings.iter().chain(&self.agreed).cloned().collect(),
+        }
     }
 }
 
@@ -153,13 +200,16 @@ fn summary(dir: &Path, id: &str) -> Summary {
         opened: Stamp::default(),
         by: String::new(),
         ending: None,
+        said: String::new(),
         runs: Vec::new(),
         findings: Vec::new(),
+        agreed: Vec::new(),
     };
     let lines = match book::read(dir, id) {
         Ok(lines) => lines,
         Err(why) => {
-            tracing::error!("{}", crate::sight::chain(&why));
+            s.said = crate::sight::chain(&why);
+            tracing::error!("{}", s.said);
             s.ending = Some("stuck".to_string());
             s.runs = runs_beside(dir, id);
             return s;
@@ -168,6 +218,7 @@ fn summary(dir: &Path, id: &str) -> Summary {
     for line in lines {
         match line.mark {
             Mark::Opened { request, by, asked, .. } => {
+                s.agreed = agreed(&asked);
                 (s.request, s.by, s.kind, s.opened) = (request, by, kind(&asked), line.stamp);
             }
             Mark::Run { run, findings, .. } => {
@@ -178,7 +229,7 @@ fn summary(dir: &Path, id: &str) -> Summary {
                     }
                 }
             }
-            Mark::Ended { ending, .. } => s.ending = Some(ending),
+            Mark::Ended { ending, text, .. } => (s.ending, s.said) = (Some(ending), text),
             Mark::Note { .. } | Mark::Unknown => {}
         }
     }
@@ -187,8 +238,9 @@ fn summary(dir: &Path, id: &str) -> Summary {
         for run in &s.runs {
             match journal::read(dir, run) {
                 Err(why) if why.is_stuck() => {
-                    tracing::error!("{}", crate::sight::chain(&why));
-                    s.ending = Some("stuck".to_string());
+                    let why = crate::sight::chain(&why);
+                    tracing::error!("{why}");
+                    (s.ending, s.said) = (Some("stuck".to_string()), why);
                 }
                 _ => {}
             }
@@ -222,5 +274,31 @@ mod tests {
         index.forget(&first);
         assert_eq!((first.as_str(), index.get(&first)), ("calypso-1", None));
         assert_eq!(index.fresh("calypso"), "calypso-2");
+    }
+
+    #[test]
+    fn a_hundred_incidents_are_kept_and_one_that_goes_on_is_never_too_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut index = Index::default();
+        let mut gone = Vec::new();
+        for n in 1..=KEPT as u64 + 20 {
+            let id = index.fresh("calypso");
+            let asked = Asked::Undo { run: "calypso-0.1-clean".to_string() };
+            index.begin(&id, &Request { id: n.to_string(), asked }, "alice", &Stamp::default());
+            let run = format!("{id}.1-clean");
+            for file in [journal::path_of(dir.path(), &run), book::path_of(dir.path(), &id)] {
+                std::fs::write(file, "x").unwrap();
+            }
+            let summary = index.get_mut(&id).unwrap();
+            summary.runs.push(run);
+            summary.ending = (n != 1).then(|| "recovered".to_string());
+            gone.extend(index.overdue(dir.path()));
+        }
+        assert_eq!(index.all.len(), KEPT, "as many as are kept, without a restart");
+        assert!(index.get("calypso-1").is_some() && index.get("calypso-2").is_none());
+        remove(&gone);
+        remove(&gone);
+        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 2 * KEPT, "two files for each, and none of the others");
     }
 }

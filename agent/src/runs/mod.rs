@@ -25,6 +25,7 @@ use crate::sight::Sight;
 use crate::store::Store;
 use book::{Asked, Book, Mark};
 use index::{Index, Summary};
+use lifeline_core::alone::Past;
 use lifeline_core::metrics::Tally;
 use lifeline_core::plan::Consent;
 use lifeline_core::policy::Policy;
@@ -212,6 +213,11 @@ impl<N: Node> Runs<N> {
         self.inner.state().index.newest(limit)
     }
 
+    /// What the self-heal loop knows of incidents, newest first.
+    pub fn past(&self) -> Vec<Past> {
+        self.inner.state().index.past()
+    }
+
     /// The story of an incident; of the running or else the newest one when none is named.
     ///
     /// # Errors
@@ -306,6 +312,7 @@ impl<N: Node> Inner<N> {
         match Book::create(&self.dir, &self.clock, &incident, opened).await {
             Ok((book, line)) => {
                 story.push(What::Mark(line));
+                self.prune();
                 let about = event::About { incident: Some(&incident), ..event::About::default() };
                 event::tell(&event::OPENED, about, &format!("incident {incident} opened by {by}"));
                 let (cancel, confirm) = (cancel.subscribe(), confirm.subscribe());
@@ -319,6 +326,14 @@ impl<N: Node> Inner<N> {
                 state.index.forget(&incident);
                 Err(why.into())
             }
+        }
+    }
+
+    /// Forgets what is too old. Nobody waits for the disk: what it does not delete now the next start does.
+    fn prune(&self) {
+        let old = self.state().index.overdue(&self.dir);
+        if !old.is_empty() {
+            drop(tokio::task::spawn_blocking(move || index::remove(&old)));
         }
     }
 

@@ -74,7 +74,7 @@ impl<N: Node> Inner<N> {
             Err(why) => {
                 tracing::error!("incident {} cannot be gone on with: {}", left.id, chain(&why));
                 if let Some(s) = self.state().index.get_mut(&left.id) {
-                    s.ending = Some("stuck".to_string());
+                    (s.ending, s.said) = (Some("stuck".to_string()), chain(&why));
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! Tried now and then while nothing happens, so that an operator hears before the incident that nothing will be repaired.
 
 use super::{Store, StoreError, make_dir};
+use crate::event;
 use crate::lines::{DEADLINE, ROOM, reserve};
 use crate::sight::chain;
 use std::fs::{self, OpenOptions};
@@ -103,7 +104,7 @@ impl Store {
             new
         });
         match (new, trouble) {
-            (true, Some(why)) => tracing::error!("{}", said(&why)),
+            (true, Some(why)) => event::tell(&event::DISK, event::About::default(), &said(&why)),
             (true, None) => tracing::info!("the state directory takes what is written again"),
             (false, _) => {}
         }

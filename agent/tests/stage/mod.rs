@@ -8,6 +8,7 @@ mod case;
 #[path = "../../core/tests/world/mod.rs"]
 pub mod world;
 
+use lifeline_agent::alone::Alone;
 use lifeline_agent::clock::Clock;
 use lifeline_agent::runs::book::Asked;
 use lifeline_agent::runs::{Node, Parts, Request, Runs};
@@ -20,7 +21,7 @@ use lifeline_core::observation::{Action, Observation};
 use lifeline_core::op::{NodeOp, Prefs, Seen};
 use lifeline_core::plan::Consent;
 use lifeline_core::planner::forecast;
-use lifeline_core::policy::Policy;
+use lifeline_core::policy::{Mode, Policy};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
@@ -180,22 +181,39 @@ impl Node for Stage {
 
 /// The agent's recoveries over a stage and a state directory, as after a start.
 pub async fn start(stage: &Arc<Stage>, dir: &Path, clock: &Clock) -> Runs<Stage> {
+    start_by(Policy::default(), stage, dir, clock).await.0
+}
+
+/// The same by a policy, with what acts alone; it does so when its loop is run.
+pub async fn start_by(
+    policy: Policy,
+    stage: &Arc<Stage>,
+    dir: &Path,
+    clock: &Clock,
+) -> (Runs<Stage>, Alone<Stage>) {
     let (store, trouble) = Store::open(dir);
     assert!(trouble.is_none(), "{trouble:?}");
     if store.baseline().is_none() {
         store.keep(stage.base.clone()).unwrap();
     }
-    let (store, policy) = (Arc::new(store), Arc::new(Policy::default()));
+    store.load_budget(clock);
+    let (store, policy) = (Arc::new(store), Arc::new(policy));
     let sight = Arc::new(Sight::new(stage.clone(), store.clone(), policy.clone(), clock.clone()));
-    Runs::open(Parts {
+    let runs = Runs::open(Parts {
         node: stage.clone(),
-        sight,
-        store,
-        policy,
+        sight: sight.clone(),
+        store: store.clone(),
+        policy: policy.clone(),
         clock: clock.clone(),
         name: "calypso".to_string(),
     })
-    .await
+    .await;
+    let alone = Alone::new(runs.clone(), sight.clone(), store, policy.clone());
+    if policy.mode == Mode::Heal {
+        // Looks come by themselves, as in the daemon.
+        tokio::spawn(async move { sight.keep_looking(|| {}).await });
+    }
+    (runs, alone)
 }
 
 /// A request to heal.

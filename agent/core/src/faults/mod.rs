@@ -4,9 +4,10 @@
 
 use crate::diagnosis::{Culprit, Finding, Severity, Verdict};
 use crate::evidence::{Evidence, Stray};
-use crate::observation::Sense;
+use crate::observation::{Process, Sense};
 use crate::op::NodeOp;
 use crate::plan::{OnUnhealthy, Rung};
+use crate::supervisor::Supervisor;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -224,6 +225,24 @@ pub(crate) fn testimony(e: &Evidence<'_>, strays: &[&Stray]) -> Vec<String> {
         }
     }
     out
+}
+
+/// Who would start a culprit again, and what ends it for good: whoever reads of a capture has to know whom to go to.
+pub(crate) fn kept(process: &Process) -> Option<String> {
+    let keeper = process.keeper().filter(Supervisor::restarts)?;
+    let good = keeper.for_good();
+    Some(format!("{keeper} keeps it, and would start it again; for good: {good}"))
+}
+
+/// The process that holds a tun device.
+pub(crate) fn holder<'e>(e: &'e Evidence<'_>, dev: &str) -> Option<&'e Process> {
+    e.seen.processes.iter().find(|p| p.tuns.iter().any(|t| t == dev))
+}
+
+/// Who holds a device, and who keeps that: a line each.
+pub(crate) fn held(dev: &str, process: &Process) -> Vec<String> {
+    let line = format!("{dev} is held by {} (pid {})", process.exe, process.pid);
+    [line].into_iter().chain(kept(process)).collect()
 }
 
 pub(crate) fn nothing(_: &Evidence<'_>, _: &Finding, _: Rung, _: u32) -> Vec<Want> {

@@ -1,7 +1,8 @@
 //! A tunnel's routes in `main` take whatever has no more specific one.
 
 use super::{
-    Captor, Consent, Fault, Found, Want, default_route, taken_by, testimony, unknown_capture,
+    Captor, Consent, Fault, Found, Want, default_route, held, holder, tailscale, taken_by,
+    testimony,
 };
 use crate::diagnosis::{Culprit, Finding, Severity, Verdict};
 use crate::evidence::{Evidence, Stray};
@@ -67,9 +68,9 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
         let mine: Vec<&Stray> = strays.iter().filter(|s| s.dev() == Some(dev)).copied().collect();
         let mut evidence = testimony(e, &mine);
         evidence.extend(wide(e, dev).into_iter().map(|r| format!("there is: {}", route_line(r))));
-        let process = unknown_capture::owner(e, dev);
-        match &process {
-            Some(p) => evidence.push(format!("{dev} is held by {} (pid {})", p.exe, p.pid)),
+        let process = holder(e, dev);
+        match process {
+            Some(p) => evidence.extend(held(dev, p)),
             None => evidence.push(format!("no process is known to hold {dev}")),
         }
         out.push(Found {
@@ -77,7 +78,7 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
             severity: None,
             culprit: Some(Culprit {
                 tool: "split-default".to_string(),
-                process,
+                process: process.map(tailscale::id),
                 dev: Some(dev.to_string()),
                 table: Some(TABLE_MAIN),
             }),

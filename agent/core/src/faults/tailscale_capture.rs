@@ -8,7 +8,6 @@ use crate::evidence::Evidence;
 use crate::observation::{Netns, Process, Sense};
 use crate::op::NodeOp;
 use crate::plan::{OnUnhealthy, Rung};
-use crate::supervisor::Supervisor;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -47,10 +46,7 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
         }
         None => evidence.push("it cannot be told which of several processes does it".to_string()),
     }
-    if let Some(keeper) = process.and_then(|p| p.keeper()).filter(Supervisor::restarts) {
-        let good = keeper.for_good();
-        evidence.push(format!("{keeper} keeps it, and would start it again; for good: {good}"));
-    }
+    evidence.extend(process.and_then(super::kept));
     if process.is_some_and(|p| carries_the_cluster(e, p)) {
         evidence.push("the cluster itself runs over this tunnel: it is not stopped".to_string());
     }

@@ -1,11 +1,10 @@
 //! Something takes critical traffic, and we do not know what it is.
 
-use super::{Captor, Consent, Fault, Found, nothing, taken_by, testimony};
+use super::{Captor, Consent, Fault, Found, held, holder, nothing, tailscale, taken_by, testimony};
 use crate::diagnosis::{Culprit, Severity, Verdict};
 use crate::evidence::{Evidence, Stray};
 use crate::fib;
 use crate::observation::Sense;
-use crate::op::ProcessId;
 use crate::plan::OnUnhealthy;
 use crate::text::{route_line, rule_line};
 use alloc::format;
@@ -33,7 +32,7 @@ pub(super) static FAULT: Fault = Fault {
 fn detect(e: &Evidence<'_>) -> Vec<Found> {
     let mut strays = taken_by(e, Captor::Unknown);
     // A fault that would have known the captor could not be judged: the capture itself must not go unsaid.
-    let held = |c: Captor| {
+    let is_held = |c: Captor| {
         let id = match c {
             Captor::Tailscale => "tailscale-capture",
             Captor::WgQuick => "wg-quick-capture",
@@ -47,7 +46,7 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
         super::by_id(id).is_some_and(|f| f.needs.iter().any(|n| e.seen.has_gap(*n)))
     };
     for c in [Captor::Tailscale, Captor::WgQuick, Captor::OrphanTun] {
-        if held(c) {
+        if is_held(c) {
             strays.extend(taken_by(e, c));
         }
     }
@@ -66,21 +65,14 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
             }
         }
     }
-    let process = first.dev().and_then(|dev| owner(e, dev));
-    if let Some(p) = &process {
-        evidence.push(format!(
-            "{} is held by {} (pid {})",
-            first.dev().unwrap_or_default(),
-            p.exe,
-            p.pid
-        ));
-    }
+    let process = first.dev().and_then(|dev| holder(e, dev));
+    evidence.extend(process.into_iter().flat_map(|p| held(first.dev().unwrap_or_default(), p)));
     [Found {
         verdict: Verdict::Captured,
         severity: None,
         culprit: Some(Culprit {
             tool: "unknown".to_string(),
-            process,
+            process: process.map(tailscale::id),
             dev: first.dev().map(ToString::to_string),
             table: first.table(),
         }),
@@ -102,9 +94,4 @@ fn rule_of(e: &Evidence<'_>, s: &Stray) -> Option<alloc::string::String> {
 fn route_of(e: &Evidence<'_>, s: &Stray) -> Option<alloc::string::String> {
     let route = fib::best(&e.seen.routes, s.table()?, s.expected.prefix.family(), s.expected.ask)?;
     Some(format!("there is: {}", route_line(route)))
-}
-
-/// The process that holds a tun device.
-pub(super) fn owner(e: &Evidence<'_>, dev: &str) -> Option<ProcessId> {
-    e.seen.processes.iter().find(|p| p.tuns.iter().any(|t| t == dev)).map(super::tailscale::id)
 }

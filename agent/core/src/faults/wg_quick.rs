@@ -1,6 +1,6 @@
 //! A full tunnel in the manner of wg-quick takes everything that has no more specific route.
 
-use super::{Captor, Consent, Fault, Found, Want, taken_by, testimony, unknown_capture};
+use super::{Captor, Consent, Fault, Found, Want, held, holder, tailscale, taken_by, testimony};
 use crate::diagnosis::{Culprit, Finding, Severity, Verdict};
 use crate::evidence::{Evidence, Stray};
 use crate::net::Family;
@@ -72,12 +72,15 @@ fn detect(e: &Evidence<'_>) -> Vec<Found> {
     let mut evidence = testimony(e, &strays);
     evidence
         .extend(ours(e, first.table()).map(|r| format!("there is: {}", crate::text::rule_line(r))));
+    // The kernel's own WireGuard has no process; one in user space holds a tun.
+    let process = holder(e, dev);
+    evidence.extend(process.into_iter().flat_map(|p| held(dev, p)));
     [Found {
         verdict: Verdict::Captured,
         severity: None,
         culprit: Some(Culprit {
             tool: "wg-quick".to_string(),
-            process: unknown_capture::owner(e, dev),
+            process: process.map(tailscale::id),
             dev: Some(dev.to_string()),
             table: first.table(),
         }),

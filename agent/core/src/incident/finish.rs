@@ -4,10 +4,14 @@ use super::{ATTEMPTS, Climb, HOLD_MS, Incident, KUBELET_MS, LOOK_MS, since};
 use crate::clock::Stamp;
 use crate::diagnosis::{Diagnosis, Verdict};
 use crate::engine::Ending;
+use crate::threat::EXPIRY_MS;
 use alloc::string::ToString;
 
 /// The fault that tells of what a culprit left.
 const REMNANT: &str = "tailscale-remnant";
+
+/// Who could capture again comes and goes, and captures nothing.
+const GUARD_STAYS: &str = "; our guard still stands as a precaution, against rules that could capture and do not, and goes by itself";
 
 /// Nothing is left to do: is the node well, and has it been for long enough?
 pub(super) fn finish(
@@ -41,14 +45,17 @@ pub(super) fn finish(
                 };
             }
             let ms = since(&mut incident.well_since, true, now);
-            if diag.guarded {
+            // The verdict is as if our guard were not there. It is given the time that a precaution takes to end; somebody who
+            // renews one again and again must not hold the incident open, and the next one up.
+            if diag.guarded && ms < incident.stability_ms.saturating_add(EXPIRY_MS) {
                 return Climb::Watch(
                     LOOK_MS,
                     "well without our guard; the guard is being lowered".to_string(),
                 );
             }
             if ms >= incident.stability_ms {
-                Climb::Close(Ending::Recovered, alloc::format!("{}{remains}", diag.summary))
+                let guard = if diag.guarded { GUARD_STAYS } else { "" };
+                Climb::Close(Ending::Recovered, alloc::format!("{}{remains}{guard}", diag.summary))
             } else {
                 // No countdown: a note is written for each new text, and one says it all.
                 let whole = incident.stability_ms.div_ceil(1_000);
