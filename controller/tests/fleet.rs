@@ -90,7 +90,8 @@ async fn api_server(nodes: serde_json::Value) -> String {
                 "/api/v1/namespaces/kube-system" => serde_json::json!([]),
                 path if path.starts_with("/apis/apps/v1/") => serde_json::json!([]),
                 _ => {
-                    let none = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    let none =
+                        "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
                     stream.write_all(none.as_bytes()).await.unwrap();
                     continue;
                 }
