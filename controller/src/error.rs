@@ -10,7 +10,7 @@ use crate::provider::ProviderError;
 use crate::provider::act::ActError;
 use crate::provider::diary::DiaryError;
 use crate::provider::pick::PickError;
-use crate::reach::Unreached;
+use crate::reach::{NotWaitedFor, Unreached};
 use crate::runbook::book::BookError;
 use crate::secret::SecretError;
 use crate::{files, pki};
@@ -76,6 +76,11 @@ impl CommandError {
     /// No path led to a node's agent.
     pub fn is_unreached(&self) -> bool {
         self.error.is::<Unreached>()
+    }
+
+    /// A node's agent may answer yet: it was not waited for, which is not "out of reach".
+    pub fn is_not_waited_for(&self) -> bool {
+        self.error.is::<NotWaitedFor>()
     }
 
     /// Its hints.

@@ -6,8 +6,9 @@
 use crate::config::Tls;
 use crate::files;
 use crate::pki::PkiError;
-use crate::pki::card::{self, Card, moment};
+use crate::pki::card::{self, Card};
 use crate::pki::subject::{Role, Subject};
+use crate::words::local_date_s;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -34,7 +35,7 @@ pub enum IdentityError {
         source: rustls::pki_types::pem::Error,
     },
     /// Too old.
-    #[error("use your certificate {}: it expired on {}", path.display(), moment(*until_s))]
+    #[error("use your certificate {}: it expired on {}", path.display(), local_date_s(*until_s))]
     Expired {
         /// File.
         path: PathBuf,
@@ -44,7 +45,7 @@ pub enum IdentityError {
         whose: Subject,
     },
     /// Too young.
-    #[error("use your certificate {}: it is valid only from {}", path.display(), moment(*from_s))]
+    #[error("use your certificate {}: it is valid only from {}", path.display(), local_date_s(*from_s))]
     NotYet {
         /// File.
         path: PathBuf,

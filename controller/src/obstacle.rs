@@ -3,8 +3,8 @@
 //! TLS 1.3 tells a client that its certificate was refused only after the client believes the handshake done; by then it
 //! looks like "broken pipe". So the connection is listened to ([`Listening`]) until the other side has said its first word.
 
-use crate::pki::card::moment;
 use crate::tls::NotThatAgent;
+use crate::words::local_date_s;
 use rustls::{AlertDescription, CertificateError};
 use std::io;
 use std::pin::Pin;
@@ -79,7 +79,7 @@ pub enum Obstacle {
 }
 
 fn when(at: Option<i64>) -> String {
-    at.map(|s| format!(" ({})", moment(s))).unwrap_or_default()
+    at.map(|s| format!(" ({})", local_date_s(s))).unwrap_or_default()
 }
 
 impl Obstacle {

@@ -77,6 +77,19 @@ fn list(tried: &[Tried]) -> String {
     format!("no path led to its agent{}", lines.collect::<String>())
 }
 
+/// An agent that was not waited for any longer. What is in its way, if anything is, nobody knows.
+#[derive(Debug, thiserror::Error)]
+#[error("ask {node}: {} {} ms, and it was not waited for any longer",
+    if *asked { "no answer yet after" } else { "its turn had not come after" }, limit.as_millis())]
+pub struct NotWaitedFor {
+    /// The node.
+    pub node: String,
+    /// Only so many are asked at a time; it was among them.
+    pub asked: bool,
+    /// How long it was waited for.
+    pub limit: Duration,
+}
+
 /// Tries every path and takes the first that answers a question: a handshake alone proves nothing, because a TLS 1.3
 /// server judges our certificate only after we think it is done.
 pub async fn reach(node: &str, road: &Road) -> Result<Reached, Unreached> {

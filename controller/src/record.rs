@@ -77,6 +77,9 @@ pub struct Line {
     pub number: u64,
     /// Time of day, UTC.
     pub at: String,
+    /// The same moment, for people: milliseconds since 1970; 0 where nobody said.
+    #[serde(skip)]
+    pub wall_ms: u64,
     /// `agent`, a rung's name, or `end`.
     pub part: String,
     /// What it says.
@@ -148,8 +151,8 @@ impl Record {
         let number = reply.number;
         let last = self.last;
         let line = |at: u64, part: &str, text: String| {
-            let at = clock(if at == 0 { last } else { at });
-            Line { number, at, part: part.into(), text }
+            let wall_ms = if at == 0 { last } else { at };
+            Line { number, at: clock(wall_ms), wall_ms, part: part.into(), text }
         };
         let what = reply.what?;
         if !matches!(what, What::End(_)) {

@@ -3,14 +3,14 @@
 use crate::agent::Agent;
 use crate::cli::Global;
 use crate::config::Config;
-use crate::error::CommandError;
+use crate::error::{CommandError, Kind};
 use crate::found::{self, Found};
 use crate::identity::Identity;
 use crate::obstacle::Obstacle;
 use crate::out::Out;
 use crate::pki::card::Card;
 use crate::pki::subject::{Role, Subject};
-use crate::reach::{self, Road, Tried, Unreached};
+use crate::reach::{self, NotWaitedFor, Road, Tried, Unreached};
 use crate::ssh;
 use crate::tls;
 use futures_util::{StreamExt, stream};
@@ -18,15 +18,19 @@ use k8s_openapi::api::core::v1::Node;
 use rustls::pki_types::ServerName;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 /// So many agents are spoken to at a time.
-const AT_ONCE: usize = 64;
+pub const AT_ONCE: usize = 64;
 /// One connection and its handshake.
 const SHAKE: Duration = Duration::from_secs(5);
+
+/// Nodes, in the order they were asked for, with what their agents answered.
+pub type Asked = Vec<(String, Result<Agent, CommandError>)>;
 
 /// Configuration and identity.
 #[derive(Debug)]
@@ -160,24 +164,24 @@ impl Session {
     }
 
     /// Reaches each of these nodes' agents, many at a time and never all at once: a fleet must not cost a laptop its sockets.
-    pub async fn each(&self, nodes: &[String]) -> Vec<(String, Result<Agent, CommandError>)> {
-        let asked = nodes.iter().cloned().map(|node| async move {
-            let answer = self.agent(&node).await;
-            (node, answer)
-        });
-        stream::iter(asked).buffered(AT_ONCE).collect().await
+    pub async fn each(&self, nodes: &[String]) -> Asked {
+        self.each_within(nodes, None).await
+    }
+
+    /// The same, waiting for so long in all: who has not answered by then is said to be not waited for.
+    pub async fn each_within(&self, nodes: &[String], limit: Option<Duration>) -> Asked {
+        let asked = nodes.iter().map(|node| self.agent(node));
+        within(nodes, asked, limit).await
     }
 
     /// The same for nodes whose addresses only the cluster knows.
-    pub async fn each_at(&self, nodes: found::Nodes) -> Vec<(String, Result<Agent, CommandError>)> {
-        let asked = nodes.into_iter().map(|(node, addresses)| async move {
-            let answer = match self.road_at(&node, addresses) {
-                Ok(road) => self.agent_by(&node, &road).await,
-                Err(error) => Err(error),
-            };
-            (node, answer)
+    pub async fn each_at(&self, nodes: found::Nodes, limit: Option<Duration>) -> Asked {
+        let (names, addresses): (Vec<_>, Vec<_>) = nodes.into_iter().unzip();
+        let asked = names.iter().zip(addresses).map(|(node, addresses)| async move {
+            let road = self.road_at(node, addresses)?;
+            self.agent_by(node, &road).await
         });
-        stream::iter(asked).buffered(AT_ONCE).collect().await
+        within(&names, asked, limit).await
     }
 
     async fn road(&self, node: &str) -> Result<Road, CommandError> {
@@ -287,6 +291,44 @@ impl Session {
             || CommandError::failed(format!("look at the certificate of {node}: no address"));
         (last.0, Some(last.1.unwrap_or_else(none)))
     }
+}
+
+/// Asks many at a time. A slow one takes nobody's turn: who has answered makes room for the next.
+async fn within<T, F>(
+    nodes: &[String],
+    asked: impl Iterator<Item = F>,
+    limit: Option<Duration>,
+) -> Vec<(String, Result<T, CommandError>)>
+where
+    F: Future<Output = Result<T, CommandError>>,
+{
+    let begun: Vec<AtomicBool> = nodes.iter().map(|_| AtomicBool::new(false)).collect();
+    let numbered = asked.zip(&begun).enumerate().map(|(at, (answer, begun))| async move {
+        begun.store(true, Ordering::Relaxed);
+        (at, answer.await)
+    });
+    let mut answers = stream::iter(numbered).buffer_unordered(AT_ONCE);
+    let mut all: Vec<Option<Result<T, CommandError>>> = nodes.iter().map(|_| None).collect();
+    let gather = async {
+        while let Some((at, answer)) = answers.next().await {
+            if let Some(place) = all.get_mut(at) {
+                *place = Some(answer);
+            }
+        }
+    };
+    match limit {
+        // Who is late loses nothing but the wait: what had come by then is there.
+        Some(limit) => drop(timeout(limit, gather).await),
+        None => gather.await,
+    }
+    let late = |node: &String, begun: &AtomicBool| {
+        let (node, asked) = (node.clone(), begun.load(Ordering::Relaxed));
+        let limit = limit.unwrap_or_default();
+        CommandError::new(Kind::TimedOut, NotWaitedFor { node, asked, limit })
+            .hinted("wait longer: --wait 10s")
+    };
+    let told = nodes.iter().zip(&begun).zip(all);
+    told.map(|((n, begun), a)| (n.clone(), a.unwrap_or_else(|| Err(late(n, begun))))).collect()
 }
 
 async fn shake(

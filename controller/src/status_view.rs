@@ -2,6 +2,7 @@
 
 use crate::agent::{Agent, verdict};
 use crate::cluster::view::NodeView;
+use crate::error::CommandError;
 use crate::words;
 use jiff::Timestamp;
 use lifeline_core::diagnosis::Verdict;
@@ -39,16 +40,28 @@ pub struct NodeJson {
     via: Option<String>,
     cluster: Option<Cluster>,
     disagreement: Option<String>,
+    /// It may answer yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    not_waited_for: bool,
 }
 
 impl NodeJson {
     /// An agent's word, or why there is none; the cluster's, if it was to be asked.
-    pub fn of(node: String, agent: Result<&Agent, String>, cluster: Option<Cluster>) -> Self {
-        let disagreement = disagreement(agent.as_ref().ok().copied(), cluster.as_ref());
-        let of = Self { node, cluster, disagreement, ..Self::default() };
+    pub fn of(
+        node: String,
+        agent: Result<&Agent, &CommandError>,
+        cluster: Option<Cluster>,
+    ) -> Self {
+        let not_waited_for = agent.is_err_and(CommandError::is_not_waited_for);
+        // Who may answer yet contradicts nobody.
+        let disagreement = match not_waited_for {
+            true => None,
+            false => disagreement(agent.ok(), cluster.as_ref()),
+        };
+        let of = Self { node, cluster, disagreement, not_waited_for, ..Self::default() };
         let agent = match agent {
             Ok(agent) => agent,
-            Err(error) => return Self { error: Some(error), ..of },
+            Err(error) => return Self { error: Some(error.to_string()), ..of },
         };
         let s = agent.status.clone();
         Self {
@@ -84,11 +97,16 @@ pub const CLUSTER: [&str; 7] =
     ["NODE", "CLUSTER SAYS", "SINCE", "LEASE", "PODS", "TAINTS", "KUBELET"];
 
 /// A row of the agents' table.
-pub fn agent_row(node: &str, agent: Option<&Agent>) -> Vec<String> {
-    let Some(agent) = agent else {
-        return [node, "?", "-", "-", "-", "-", "its agent cannot be asked"]
-            .map(Into::into)
-            .to_vec();
+pub fn agent_row(node: &str, agent: Result<&Agent, &CommandError>) -> Vec<String> {
+    let agent = match agent {
+        Ok(agent) => agent,
+        Err(why) => {
+            let said = match why.is_not_waited_for() {
+                true => "no answer yet",
+                false => "its agent cannot be asked",
+            };
+            return [node, "?", "-", "-", "-", "-", said].map(Into::into).to_vec();
+        }
     };
     let s = &agent.status;
     vec![

@@ -1,6 +1,8 @@
 //! How core's nouns are said to people: verdicts with their tone, spans and clocks.
 
 use crate::out::{Paint, Tone};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use lifeline_core::diagnosis::{Severity, Verdict};
 use std::time::Duration;
 
@@ -67,6 +69,15 @@ pub fn span(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "it must be at most a day".into())
 }
 
+/// Reads a span that may be shorter than a second, and is not nothing: `800ms`, `10s`.
+pub fn wait(text: &str) -> Result<Duration, String> {
+    let read = match text.strip_suffix("ms") {
+        Some(ms) => ms.parse().ok().filter(|ms| *ms <= 86_400_000).map(Duration::from_millis),
+        None => span(text).ok(),
+    };
+    read.filter(|s| !s.is_zero()).ok_or_else(|| "write a span as 800ms, 10s or 1m".into())
+}
+
 /// A wall clock's time of day, UTC: laptop and node may be in different zones, journals must not be.
 pub fn clock(wall_ms: u64) -> String {
     at(wall_ms, "%H:%M:%S")
@@ -78,10 +89,36 @@ pub fn date(wall_ms: u64) -> String {
 }
 
 fn at(wall_ms: u64, format: &str) -> String {
-    i64::try_from(wall_ms)
-        .ok()
-        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-        .map_or_else(|| "?".into(), |t| t.strftime(format).to_string())
+    moment(wall_ms).map_or_else(|| "?".into(), |t| t.strftime(format).to_string())
+}
+
+fn moment(wall_ms: u64) -> Option<Timestamp> {
+    Timestamp::from_millisecond(i64::try_from(wall_ms).ok()?).ok()
+}
+
+/// The time of day where the operator is, with its offset from UTC; for people alone, never for a document or a journal.
+pub fn local_clock(wall_ms: u64) -> String {
+    local_at(moment(wall_ms), "%H:%M:%S", &TimeZone::system())
+}
+
+/// Date and time where the operator is, with their offset from UTC; for people alone, too.
+pub fn local_date(wall_ms: u64) -> String {
+    local_at(moment(wall_ms), "%Y-%m-%d %H:%M:%S", &TimeZone::system())
+}
+
+/// The same of seconds since 1970.
+pub fn local_date_s(seconds: i64) -> String {
+    local_at(Timestamp::from_second(seconds).ok(), "%Y-%m-%d %H:%M:%S", &TimeZone::system())
+}
+
+/// A laptop whose zone cannot be read is taken to be at UTC, and the time then says so.
+fn local_at(at: Option<Timestamp>, format: &str, zone: &TimeZone) -> String {
+    let Some(at) = at else { return "?".into() };
+    let here = at.to_zoned(zone.clone());
+    match here.offset().is_zero() {
+        true => format!("{} UTC", here.strftime(format)),
+        false => format!("{} {}", here.strftime(format), here.strftime("%:z")),
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +138,26 @@ mod tests {
         for bad in ["", "m", "30x", "-1s", "2d", "25h", "99999999999999999999"] {
             assert!(span(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_wait_may_be_shorter_than_a_second_and_never_none_at_all() {
+        assert_eq!(wait("800ms"), Ok(Duration::from_millis(800)));
+        assert_eq!(wait("10s"), Ok(Duration::from_secs(10)));
+        for bad in ["0", "0ms", "ms", "-1ms", "10d"] {
+            assert!(wait(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_local_time_carries_its_offset_and_is_the_same_moment() {
+        let noon = moment(1_760_356_800_000);
+        let format = "%Y-%m-%d %H:%M:%S";
+        let zone = |text| TimeZone::posix(text).unwrap();
+        assert_eq!(local_at(noon, format, &zone("XYZ-5:30")), "2025-10-13 17:30:00 +05:30");
+        assert_eq!(local_at(noon, format, &zone("XYZ13")), "2025-10-12 23:00:00 -13:00");
+        assert_eq!(local_at(noon, format, &TimeZone::UTC), "2025-10-13 12:00:00 UTC");
+        assert_eq!(local_at(None, format, &TimeZone::UTC), "?");
     }
 
     #[test]

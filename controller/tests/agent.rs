@@ -86,6 +86,11 @@ impl StandIn {
         }
     }
 
+    /// A healthy node of another name.
+    pub fn named(node: &str) -> Self {
+        Self { node: node.into(), ..Self::calypso() }
+    }
+
     /// A captured calypso, which these stories befall.
     pub fn captured(stories: Vec<Story>) -> Self {
         let me = Self::calypso();
@@ -122,9 +127,20 @@ impl StandIn {
 
     /// Serves over TLS with the certificate in one directory of the desk, believing clients of one authority.
     pub async fn serve(self, desk: &Desk, cert: &str, clients: &str) -> (SocketAddr, Arc<Self>) {
+        self.serve_at(desk, cert, clients, ([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// The same at an address of its own.
+    pub async fn serve_at(
+        self,
+        desk: &Desk,
+        cert: &str,
+        clients: &str,
+        at: SocketAddr,
+    ) -> (SocketAddr, Arc<Self>) {
         self.state().papers = desk.path(cert);
         let me = Arc::new(self);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let guests = shake::incoming(listener, desk.path(cert), desk.path(clients));
         tokio::spawn(Server::builder().add_service(service(&me)).serve_with_incoming(guests));

@@ -1,33 +1,30 @@
 //! `ctl audit` against an API server that answers as one does: lists, a kind that may not be listed, a namespace that is gone.
 
 use crate::agent::StandIn;
+use crate::api::{self, Asked, list, worker};
 use crate::desk::Desk;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 fn set(namespace: &str, name: &str, pod: &Value) -> Value {
     json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"selector": {}, "template": {"spec": pod}}})
 }
 
-fn answer(path: &str) -> (u16, Value) {
-    let list = |items: Vec<Value>| {
-        (200, json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}))
-    };
+fn answer(asked: &Asked) -> (u16, Value) {
+    assert_eq!(asked.method, "GET", "it only reads: {}", asked.path);
     let october = json!({"hostNetwork": true, "containers": [{"name": "tailscale", "image": "tailscale/tailscale",
         "args": ["--exit-node=x"], "securityContext": {"privileged": true}}]});
     let proxy = json!({"hostNetwork": true, "containers": [{"name": "p", "image": "kube-proxy", "securityContext": {"privileged": true}}]});
     let made = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "tailscale-worker", "uid": "u", "controller": true}]);
-    match path {
-        "/apis/apps/v1/daemonsets" => list(vec![
+    match asked.path.as_str() {
+        "/apis/apps/v1/daemonsets" => list(&[
             set("kube-system", "kube-proxy", &proxy),
             set("tailscale-system", "tailscale-worker", &october),
         ]),
-        "/api/v1/pods" => list(vec![
+        "/api/v1/pods" => list(&[
             json!({"metadata": {"namespace": "tailscale-system", "name": "tailscale-worker-x", "ownerReferences": made}, "spec": october}),
         ]),
-        "/api/v1/namespaces" => list(vec![json!({"metadata": {"name": "kube-system"}})]),
-        "/api/v1/nodes" => list(vec![
+        "/api/v1/namespaces" => list(&[json!({"metadata": {"name": "kube-system"}})]),
+        "/api/v1/nodes" => list(&[
             json!({"metadata": {"name": "tethys", "labels": {"node-role.kubernetes.io/control-plane": "true"}}}),
             json!({"metadata": {"name": "calypso"}}),
             json!({"metadata": {"name": "styx"}}),
@@ -37,50 +34,16 @@ fn answer(path: &str) -> (u16, Value) {
             json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "reason": "Forbidden",
                 "message": "cronjobs.batch is forbidden: User \"alice\" cannot list", "metadata": {}}),
         ),
-        _ => list(vec![]),
-    }
-}
-
-async fn serve(mut stream: TcpStream) {
-    let mut buffer = vec![0; 16_384];
-    let mut have = 0;
-    while let Ok(n @ 1..) = stream.read(&mut buffer[have..]).await {
-        have += n;
-        let text = String::from_utf8_lossy(&buffer[..have]).into_owned();
-        if !text.contains("\r\n\r\n") {
-            continue;
-        }
-        have = 0;
-        assert!(text.starts_with("GET "), "it only reads: {text}");
-        let path = text.split(' ').nth(1).unwrap().split('?').next().unwrap().to_owned();
-        let (code, body) = answer(&path);
-        let body = body.to_string();
-        let head = format!(
-            "HTTP/1.1 {code} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        if stream.write_all(format!("{head}{body}").as_bytes()).await.is_err() {
-            return;
-        }
+        _ => list(&[]),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_could_do_it_again_is_named_and_what_could_not_be_read_is_said() {
     let desk = Desk::new().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream));
-        }
-    });
-    desk.write("kubeconfig", &format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: lab\nclusters:\n- name: lab\n  cluster:\n    server: http://{at}\nusers:\n- name: me\n  user: {{}}\n\
-         contexts:\n- name: lab\n  context:\n    cluster: lab\n    user: me\n"
-    ));
     let (agent_at, _agent) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
     desk.configure(&[agent_at]);
+    api::kubeconfig(&desk, &api::serve(answer).await);
     let found =
         desk.ctl(&["audit", "--kubeconfig", "kubeconfig", "-o", "json"]).await.exits(1).json();
     let named: Vec<_> = found["workloads"]
@@ -93,7 +56,7 @@ async fn what_could_do_it_again_is_named_and_what_could_not_be_read_is_said() {
     let orphans: Vec<_> =
         found["orphans"].as_array().unwrap().iter().map(|o| o["kind"].as_str().unwrap()).collect();
     assert_eq!(orphans, ["DaemonSet", "Pod"]);
-    // The control plane has no agent, calypso's answers, styx is unknown to ctl.toml.
+    // The control plane has no agent, calypso's answers, styx has no address anywhere.
     let bare: Vec<_> = found["unguarded"]
         .as_array()
         .unwrap()
@@ -123,4 +86,26 @@ async fn the_policy_is_printed_without_asking_anybody() {
         .exits(1)
         .says("use kubeconfig gone")
         .says("Hint:");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_only_the_kubeconfig_knows_is_asked_where_the_cluster_says_it_is() {
+    let desk = Desk::new().await;
+    let (at, _styx) = api::at_home("styx", &desk).await;
+    desk.configure(&[at]);
+    let text = desk.read("ctl.toml");
+    desk.write("ctl.toml", text.split("[nodes.calypso]").next().unwrap());
+    let nodes = [worker("styx", &at.ip().to_string()), worker("hades", "127.0.0.1")];
+    let server = move |asked: &Asked| match asked.path.as_str() {
+        "/api/v1/nodes" => list(&nodes),
+        "/apis/batch/v1/cronjobs" => list(&[]),
+        _ => answer(asked),
+    };
+    api::kubeconfig(&desk, &api::serve(server).await);
+    let found = desk.ctl(&["audit", "-o", "json"]).await.exits(3).json();
+    let bare = found["unguarded"].as_array().unwrap();
+    assert_eq!((bare.len(), &bare[0]["node"]), (1, &"hades".into()), "{bare:?}");
+    let why = bare[0]["why"].as_str().unwrap();
+    assert!(why.contains("127.0.0.1:7443") && !why.contains("ctl.toml"), "{why}");
 }

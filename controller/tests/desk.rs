@@ -108,6 +108,8 @@ impl Desk {
         let mut c = Command::new(env!("CARGO_BIN_EXE_ctl"));
         c.args(args).current_dir(self.dir.path()).kill_on_drop(true);
         c.env_clear().env("HOME", self.dir.path()).env("LIFELINE_CONFIG", self.path("ctl.toml"));
+        // Wherever this runs, times are said the same.
+        c.env("TZ", "UTC");
         // Programs that a test puts on the desk come first.
         c.env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()));
         c
@@ -128,7 +130,8 @@ impl Desk {
         let line = format!("{} {}", env!("CARGO_BIN_EXE_ctl"), quoted.join(" "));
         let mut c = Command::new("script");
         c.args(["-qec", &line, "/dev/null"]).current_dir(self.dir.path()).kill_on_drop(true);
-        c.env_clear().env("PATH", "/usr/bin:/bin").env("SHELL", "/bin/sh").env("NO_COLOR", "1");
+        c.env_clear().env("SHELL", "/bin/sh").env("NO_COLOR", "1").env("TZ", "UTC");
+        c.env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()));
         c.env("HOME", self.dir.path()).env("LIFELINE_CONFIG", self.path("ctl.toml"));
         let mut child =
             c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -1,6 +1,7 @@
 //! Many nodes: all are asked, those that fail are named, and the others' answers stand.
 
 use crate::agent::StandIn;
+use crate::api::kubeconfig;
 use crate::desk::Desk;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,9 +11,7 @@ use tokio::net::TcpListener;
 async fn of_two_hundred_nodes_each_has_its_line_and_each_failure_its_reason() {
     let desk = Desk::new().await;
     let (at, _calypso) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
-    let mut styx = StandIn::calypso();
-    styx.node = "styx".into();
-    let (styx_at, _styx) = styx.serve(&desk, "styx", "pki").await;
+    let (styx_at, _styx) = StandIn::named("styx").serve(&desk, "styx", "pki").await;
     // A listener that accepts and says nothing: each of those takes its limit, beside the others.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     desk.configure(&[at]);
@@ -117,18 +116,6 @@ async fn api_server(nodes: serde_json::Value) -> String {
 fn member(name: &str, address: &str, labels: &serde_json::Value) -> serde_json::Value {
     serde_json::json!({"metadata": {"name": name, "labels": labels},
         "status": {"addresses": [{"type": "ExternalIP", "address": "198.51.100.1"}, {"type": "InternalIP", "address": address}]}})
-}
-
-fn kubeconfig(desk: &Desk, server: &str) {
-    desk.write(
-        "kubeconfig",
-        &format!(
-            "apiVersion: v1\nkind: Config\nclusters:\n- name: lab\n  cluster:\n    server: {server}\nusers:\n- name: me\n  user: {{}}\n\
-             contexts:\n- name: lab\n  context:\n    cluster: lab\n    user: me\ncurrent-context: lab\n"
-        ),
-    );
-    let text = desk.read("ctl.toml");
-    desk.write("ctl.toml", &format!("kubeconfig = \"kubeconfig\"\n{text}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,4 +246,41 @@ async fn what_the_cluster_says_stands_beside_the_agents_word_and_a_contradiction
     ] {
         assert!(shown.contains(words), "{shown}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_several_nodes_does_not_wait_for_a_silent_one_and_does_not_call_it_out_of_reach()
+{
+    let desk = Desk::new().await;
+    let (at, _calypso) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
+    // It takes the connection and says nothing: a handshake has 3 s for that.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    desk.configure(&[at]);
+    let silent = silent.local_addr().map(|at| (silent, at)).unwrap();
+    let styx = format!("[nodes.styx]\naddresses = [\"{}\"]\n", silent.1);
+    desk.write("ctl.toml", &(desk.read("ctl.toml") + &styx));
+    let begun = Instant::now();
+    let ran = desk.ctl(&["status"]).await.exits(5);
+    assert!(begun.elapsed() < Duration::from_millis(2_800), "{:?}", begun.elapsed());
+    assert!(ran.stdout.contains("no answer yet"), "{ran:?}");
+    assert!(!format!("{ran:?}").contains("no path led"), "{ran:?}");
+    let ran = ran.says("No answer yet, and not waited for any longer: ").says("--wait 10s");
+    assert!(!ran.stdout.contains("cannot be asked"), "{ran:?}");
+    // Whoever answers meanwhile is shown; and for machines it is said in a field of its own.
+    let ran = desk.ctl(&["status", "--wait", "2s", "-o", "json"]).await.exits(5);
+    let nodes = ran.json()["nodes"].clone();
+    assert_eq!(
+        (&nodes[0]["verdict"], &nodes[0]["not_waited_for"]),
+        (&"Healthy".into(), &serde_json::Value::Null)
+    );
+    assert_eq!(nodes[1]["not_waited_for"], true);
+    assert!(nodes[1]["error"].as_str().unwrap().contains("no answer yet after 2000 ms"), "{nodes}");
+    // Who waits to the end is told what was in the way; so is who asks for one node, or for a document.
+    let ran =
+        desk.ctl(&["status", "--wait", "20s"]).await.exits(1).says("no path led to its agent");
+    assert!(ran.stdout.contains("Healthy") && ran.stdout.contains("cannot be asked"), "{ran:?}");
+    desk.ctl(&["status", "styx"]).await.exits(1).says("no path led to its agent");
+    let ran = desk.ctl(&["status", "-o", "json"]).await.exits(1);
+    assert!(ran.json()["nodes"][1]["not_waited_for"].is_null(), "{ran:?}");
+    desk.ctl(&["status", "--wait", "0s"]).await.exits(2);
 }

@@ -44,8 +44,8 @@ async fn a_captured_node_is_healed_and_the_story_told() {
         .says("rung 2 quiet  for exit-node/tailscale\n  1. stop /usr/sbin/tailscaled (pid 812)")
         .says("rung 3 clean  for exit-node/tailscale; if still needed")
         .says("Heal calypso like this? yes (--yes)")
-        .says("12:00:20  quiet      stop /usr/sbin/tailscaled (pid 812)")
-        .says("12:00:00  agent      guard raised for 203.0.113.10")
+        .says("12:00:20 UTC  quiet      stop /usr/sbin/tailscaled (pid 812)")
+        .says("12:00:00 UTC  agent      guard raised for 203.0.113.10")
         .says("end        recovered: well for 30 s");
     assert!(!ran.stderr.contains('\u{1b}'), "no colours without a terminal");
     let report = desk.read("incident.md");

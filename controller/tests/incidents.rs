@@ -23,8 +23,11 @@ async fn a_past_incident_is_watched_from_its_first_line() {
     let (desk, _) = desk(vec![Story::recovered()]).await;
     let ran = desk.ctl(&["watch", "calypso"]).await.exits(0);
     let first = ran.stdout.lines().next().unwrap();
-    assert_eq!(first, "12:00:00  agent      guard raised for 203.0.113.10");
-    assert_eq!(ran.stdout.lines().last().unwrap(), "12:01:00  end        recovered: well for 30 s");
+    assert_eq!(first, "12:00:00 UTC  agent      guard raised for 203.0.113.10");
+    assert_eq!(
+        ran.stdout.lines().last().unwrap(),
+        "12:01:00 UTC  end        recovered: well for 30 s"
+    );
     let json = desk.ctl(&["watch", "calypso", "i-1", "-o", "json"]).await.exits(0).json();
     assert_eq!((&json["incident"], &json["ending"]), (&"i-1".into(), &"recovered".into()));
     assert_eq!(json["lines"].as_array().unwrap().len(), 13);
@@ -72,8 +75,8 @@ async fn history_names_incidents_and_their_runs() {
     let ran = desk.ctl(&["history", "calypso"]).await.exits(0);
     assert_eq!(
         ran.stdout,
-        "INCIDENT  OPENED (UTC)         BY              ENDING     RUNS     FOUND\n\
-         i-1       2025-10-13 12:00:00  operator alice  recovered  r-1 r-2  exit-node/tailscale\n"
+        "INCIDENT  OPENED                   BY              ENDING     RUNS     FOUND\n\
+         i-1       2025-10-13 12:00:00 UTC  operator alice  recovered  r-1 r-2  exit-node/tailscale\n"
     );
     let json = desk.ctl(&["history", "calypso", "-o", "json"]).await.exits(0).json();
     assert_eq!(json["incidents"][0]["runs"][1], "r-2");
@@ -133,4 +136,27 @@ async fn a_baseline_is_shown_freely_and_changed_only_when_told() {
         desk.ctl(&["baseline", "accept", "calypso", "--yes", "-o", "json"]).await.exits(0).json();
     assert_eq!(json["differences"], serde_json::json!([]));
     assert!(agent.asked().contains(&"baseline Accept".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_read_their_own_time_with_its_offset_and_documents_stay_at_utc() {
+    let (desk, _) = desk(vec![Story::recovered()]).await;
+    let there = async |args: &[&str], zone: &str| {
+        let out = desk.command(args).env("TZ", zone).output().await.unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    // A zone that needs no file of zones.
+    let shown = there(&["history", "calypso"], "XYZ-5:30").await;
+    assert!(shown.contains("i-1       2025-10-13 17:30:00 +05:30  operator alice"), "{shown}");
+    let document = there(&["history", "calypso", "-o", "json"], "XYZ-5:30").await;
+    assert!(document.contains("\"opened\": \"2025-10-13 12:00:00\""), "{document}");
+    let card = there(&["pki", "show", "me/operator.crt"], "XYZ-5:30").await;
+    assert!(card.contains(" +05:30 to 20") && !card.contains("UTC"), "{card}");
+    let card = there(&["pki", "show", "me/operator.crt", "-o", "yaml"], "XYZ-5:30").await;
+    assert!(card.contains(" UTC") && !card.contains("+05:30"), "{card}");
+    // One by name, where this machine has such files, as Linux and macOS have.
+    if std::path::Path::new("/usr/share/zoneinfo/Asia/Kolkata").exists() {
+        let shown = there(&["history", "calypso"], "Asia/Kolkata").await;
+        assert!(shown.contains("2025-10-13 17:30:00 +05:30"), "{shown}");
+    }
 }

@@ -23,7 +23,10 @@ async fn a_log_is_shown_with_its_times_and_nothing_of_it_moves_the_terminal() {
     let told = page(&[(4, "the disk says no"), (6, "\u{1b}[2Jcleared")], "c");
     agent.state().pages = [told.clone(), told].into();
     let shown = desk.ctl(&["logs", "calypso", "--since", "10m"]).await.exits(0).stdout;
-    assert_eq!(shown, "2025-10-13 12:00:00  the disk says no\n2025-10-13 12:00:00  [2Jcleared\n");
+    assert_eq!(
+        shown,
+        "2025-10-13 12:00:00 UTC  the disk says no\n2025-10-13 12:00:00 UTC  [2Jcleared\n"
+    );
     assert!(agent.asked().contains(&"logs 600 \"\" 200".to_owned()), "{:?}", agent.asked());
     let lines = desk.ctl(&["logs", "calypso", "-o", "jsonl"]).await.exits(0).stdout;
     let first: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
@@ -54,5 +57,5 @@ async fn what_comes_is_followed_from_where_the_last_page_ended_until_ctrl_c() {
     let out = child.wait_with_output().await.unwrap();
     assert_eq!(out.status.code(), Some(0));
     let text = String::from_utf8(out.stdout).unwrap();
-    assert!(text.ends_with("one\n2025-10-13 12:00:00  two\n"), "{text}");
+    assert!(text.ends_with("one\n2025-10-13 12:00:00 UTC  two\n"), "{text}");
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what surprises a test ends it")]
 
 mod agent;
+mod api;
 mod desk;
 mod story;
 

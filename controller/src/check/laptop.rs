@@ -1,17 +1,22 @@
 //! The laptop: a configuration, a certificate that is ours and lasts, an authority we believe.
 
-use super::{Group, Mark, SOON_S};
+use super::{Group, Mark, SOON_S, programs};
 use crate::cli::Global;
 use crate::config::Config;
 use crate::out::Out;
 use crate::pki::card::Card;
 use crate::session::Session;
+use crate::words;
 
 /// An authority is renewed on every node: that takes longer.
 const AUTHORITY_SOON_S: i64 = 60 * 86_400;
 
+fn count_of(nodes: usize) -> String {
+    words::count(nodes, "node")
+}
+
 /// Looks; the session is there when everything that agents need is.
-pub fn look(global: &Global, out: Out) -> (Vec<Mark>, Option<Session>) {
+pub async fn look(global: &Global, out: Out) -> (Vec<Mark>, Option<Session>) {
     let mut laptop = Group::new("laptop");
     if global.socket.is_some() {
         laptop.mark(
@@ -29,13 +34,23 @@ pub fn look(global: &Global, out: Out) -> (Vec<Mark>, Option<Session>) {
             return (laptop.marks, None);
         }
     };
-    let count = config.nodes().count();
-    let fine = if count == 0 { Some(false) } else { Some(true) };
-    laptop.mark(
-        fine,
-        format!("{} names {count} nodes", config.path.display()),
-        "add one: ctl install NODE --ssh root@ADDRESS",
-    );
+    let (count, path) = (config.nodes().count(), config.path.display());
+    match (count, &config.kubeconfig) {
+        (0, None) => laptop.mark(
+            Some(false),
+            format!("{path} names no node, and no kubeconfig whose workers could be asked"),
+            "add one: ctl install NODE --ssh root@ADDRESS",
+        ),
+        (_, None) => laptop.mark(Some(true), format!("{path} names {}", count_of(count)), ""),
+        (_, Some(_)) => laptop.mark(
+            Some(true),
+            format!(
+                "{path} names {}, and a kubeconfig whose other workers are asked, too",
+                count_of(count)
+            ),
+            "",
+        ),
+    }
     if let Ok(tls) = config.tls() {
         if let Ok(card) = Card::from_file(&tls.ca) {
             laptop.expiry(
@@ -58,6 +73,7 @@ pub fn look(global: &Global, out: Out) -> (Vec<Mark>, Option<Session>) {
             );
         }
     }
+    programs::look(&mut laptop, &config).await;
     match Session::open(global, out) {
         Ok(session) => {
             match session.may_act("heal") {

@@ -25,8 +25,15 @@ pub async fn look(session: &Session, node: &str, answer: Answer) -> Vec<Mark> {
     if node.is_empty() {
         group.name = &s.node;
     }
-    group.mark(Some(true), format!("its agent answers at {}", agent.via), "");
-    let same = if s.version == VERSION { Some(true) } else { None };
+    match agent.via.starts_with("ssh ") {
+        false => group.mark(Some(true), format!("its agent answers at {}", agent.via), ""),
+        true => group.mark(
+            None,
+            format!("its agent answers by {} alone, and at none of its addresses", agent.via),
+            format!("look why: ctl status {node}, and the port it listens at on the node"),
+        ),
+    }
+    let same = if build(&s.version) == build(VERSION) { Some(true) } else { None };
     group.mark(
         same,
         format!("it is of version {}, and ctl of {VERSION}", s.version),
@@ -70,4 +77,32 @@ pub async fn look(session: &Session, node: &str, answer: Answer) -> Vec<Mark> {
         Err(why) => group.wrong(&why),
     }
     group.marks
+}
+
+/// Version and build without the machine it was built for: a laptop and a node of different kinds may run the same.
+fn build(version: &str) -> &str {
+    let (rest, last) = version.rsplit_once(", ").unwrap_or((version, ""));
+    // A target is `x86_64-unknown-linux-musl)`; a day that stands last is part of the build.
+    let target = last.ends_with(')') && !last.starts_with(|c: char| c.is_ascii_digit());
+    if target { rest } else { version.trim_end_matches(')') }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::build;
+
+    #[test]
+    fn the_same_build_for_another_machine_is_the_same_and_another_build_is_not() {
+        let here = "0.1.0 (1a2b3c, 2026-11-29, x86_64-unknown-linux-musl)";
+        assert_eq!(build(here), build("0.1.0 (1a2b3c, 2026-11-29, aarch64-apple-darwin)"));
+        assert_eq!(build(here), build("0.1.0 (1a2b3c, 2026-11-29)"));
+        for other in [
+            "0.1.0 (1a2b3d, 2026-11-29, x86_64-unknown-linux-musl)",
+            "0.1.1 (1a2b3c, 2026-11-29, x86_64-unknown-linux-musl)",
+            "0.1.0 (1a2b3c, 2026-11-30, x86_64-unknown-linux-musl)",
+            "0.1.0",
+        ] {
+            assert_ne!(build(here), build(other), "{other}");
+        }
+    }
 }

@@ -110,6 +110,69 @@ impl Tree {
         }
     }
 
+    /// Fails, with git's reason, unless this is a work tree.
+    pub async fn is_work_tree(&self) -> Result<(), GitError> {
+        let what = ["rev-parse", "--is-inside-work-tree"];
+        let ran = self.git(&what, HERE).await?;
+        match (ran.code, ran.out.as_str()) {
+            (Some(0), "true") => Ok(()),
+            // A bare repository, or the inside of .git: git finds nothing wrong with either.
+            (Some(0), _) => {
+                let why = "it is a repository and no work tree".to_owned();
+                Err(GitError::Said { what: what[0].to_owned(), dir: self.dir.clone(), why })
+            }
+            _ => Err(self.said(what[0], &ran)),
+        }
+    }
+
+    /// What somebody has begun here and not ended, while which git takes no commit of some paths alone.
+    pub async fn half_done(&self) -> Result<Option<&'static str>, GitError> {
+        if !self.ok(&["ls-files", "--unmerged"], HERE).await?.is_empty() {
+            return Ok(Some("files are in conflict"));
+        }
+        for (name, what) in [
+            ("MERGE_HEAD", "a merge is under way"),
+            ("CHERRY_PICK_HEAD", "a cherry-pick is under way"),
+        ] {
+            if self.git(&["rev-parse", "--verify", "-q", name], HERE).await?.code == Some(0) {
+                return Ok(Some(what));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Fails, with git's reason, where it does not know who commits.
+    pub async fn committer(&self) -> Result<(), GitError> {
+        self.ok(&["var", "GIT_COMMITTER_IDENT"], HERE).await.map(drop)
+    }
+
+    /// Would this path be ignored, whether or not it is there?
+    pub async fn ignores(&self, path: &str) -> Result<bool, GitError> {
+        match self.git(&["check-ignore", "-q", "--", path], HERE).await? {
+            Ran { code: Some(0), .. } => Ok(true),
+            Ran { code: Some(1), .. } => Ok(false),
+            ran => Err(self.said("check-ignore", &ran)),
+        }
+    }
+
+    /// Those of the paths that differ from what is committed.
+    pub async fn changed(&self, paths: &[String]) -> Result<Vec<String>, GitError> {
+        let mut changed = Vec::new();
+        for path in paths {
+            let told = self.ok(&["status", "--porcelain", "--", path], HERE).await?;
+            if !told.is_empty() {
+                changed.push(path.clone());
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Is there a remote of this name? Where it leads is not asked: its address may hold a token.
+    pub async fn knows(&self, remote: &str) -> Result<bool, GitError> {
+        let all = self.ok(&["remote"], HERE).await?;
+        Ok(all.lines().any(|name| name == remote))
+    }
+
     /// The commit of a recovery, if there is one on this branch.
     pub async fn commit_of(&self, id: &str) -> Result<Option<String>, GitError> {
         // A repository without any commit has no history to ask.
@@ -132,10 +195,9 @@ impl Tree {
                 left.push(format!("{path} is not there"));
                 continue;
             }
-            match self.git(&["check-ignore", "-q", "--", path], HERE).await? {
-                Ran { code: Some(0), .. } => left.push(format!("{path} is ignored")),
-                Ran { code: Some(1), .. } => good.push(path.clone()),
-                ran => return Err(self.said("check-ignore", &ran)),
+            match self.ignores(path).await? {
+                true => left.push(format!("{path} is ignored")),
+                false => good.push(path.clone()),
             }
         }
         Ok((good, left))

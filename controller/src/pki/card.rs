@@ -117,7 +117,7 @@ pub fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     Ok(chain)
 }
 
-/// A moment as people read it, UTC.
+/// A moment in a document, UTC; people read [`crate::words::local_date_s`].
 pub fn moment(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(
         |_| format!("{seconds} s"),

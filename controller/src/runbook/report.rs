@@ -215,7 +215,7 @@ fn judged(page: &mut String, story: &Story<'_>) {
         });
         if let Some((at, health, summary)) = last {
             let line = format!(
-                "{} {}: {}, {summary} ({})",
+                "{} UTC {}: {}, {summary} ({})",
                 clock(at),
                 run.name,
                 health_word(*health),
@@ -232,7 +232,7 @@ fn noted(page: &mut String, story: &Story<'_>) {
     }
     put(page, "\n## Noted on the way\n");
     for note in story.notes {
-        put(page, &format!("- {} {}", clock(note.wall_ms), cell(&note.text)));
+        put(page, &format!("- {} UTC {}", clock(note.wall_ms), cell(&note.text)));
     }
 }
 

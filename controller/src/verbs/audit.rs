@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::member::Member;
 use crate::out::{Out, Paint, Tone};
 use crate::session::Session;
+use k8s_openapi::api::core::v1::Node;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -89,7 +90,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     })?;
     let mut seen = audit::look(&cluster).await;
     let unguarded = match cluster.nodes().await {
-        Ok(nodes) => unguarded(nodes.into_iter().map(Member::from).collect(), global, out).await,
+        Ok(nodes) => unguarded(&nodes, global, out).await,
         Err(why) => {
             seen.unread.push(Unread { what: "Node", why: crate::obstacle::chain(&why) });
             Vec::new()
@@ -108,9 +109,9 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
 }
 
 /// Asks the agent of each worker. The control plane has none: what it needs is its own machine's care.
-async fn unguarded(members: Vec<Member>, global: &Global, out: Out) -> Vec<NodeJson> {
-    let workers: Vec<_> =
-        members.into_iter().filter(|m| !m.control_plane).map(|m| m.name).collect();
+async fn unguarded(objects: &[Node], global: &Global, out: Out) -> Vec<NodeJson> {
+    let members = objects.iter().cloned().map(Member::from);
+    let workers: Vec<_> = members.filter(|m| !m.control_plane).map(|m| m.name).collect();
     let session = match Session::open(global, out) {
         Ok(session) => session,
         Err(why) => {
@@ -120,14 +121,24 @@ async fn unguarded(members: Vec<Member>, global: &Global, out: Out) -> Vec<NodeJ
     };
     let known = |node: &String| session.config.as_ref().is_none_or(|c| c.addresses(node).is_ok());
     let (known, strange): (Vec<_>, Vec<_>) = workers.into_iter().partition(known);
-    let strange = strange.into_iter().map(|node| NodeJson {
-        why: format!("ctl.toml does not know it; if it has no agent: ctl install {node}"),
-        node,
-    });
-    let asked = session.each(&known).await.into_iter().filter_map(|(node, answer)| {
+    // Whom ctl.toml does not name is asked where the cluster says it is.
+    let found = session.unnamed(objects);
+    let nowhere = strange.into_iter().filter(|node| !found.contains_key(node));
+    let nowhere: Vec<_> = nowhere
+        .map(|node| NodeJson {
+            why: format!(
+                "neither ctl.toml nor the cluster has an address of it; if it has no agent: ctl install {node} --ssh root@ADDRESS"
+            ),
+            node,
+        })
+        .collect();
+    let (known, found) = tokio::join!(session.each(&known), session.each_at(found, None));
+    let silent = known.into_iter().chain(found).filter_map(|(node, answer)| {
         answer.err().map(|why| NodeJson { node, why: why.to_string() })
     });
-    asked.chain(strange).collect()
+    let mut all: Vec<_> = silent.chain(nowhere).collect();
+    all.sort_by(|a, b| a.node.cmp(&b.node));
+    all
 }
 
 fn judge(seen: Seen, unguarded: Vec<NodeJson>) -> AuditJson {

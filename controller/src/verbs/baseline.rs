@@ -6,7 +6,7 @@ use crate::exit::Exit;
 use crate::interrupt::interruptible;
 use crate::out::columns;
 use crate::session::Session;
-use crate::words::date;
+use crate::words::local_date;
 use clap::Subcommand;
 use lifeline_core::baseline::{Baseline, Provenance, Role};
 use lifeline_proto::v1::baseline_request::Verb;
@@ -16,6 +16,24 @@ const HELP: &str = "Examples:
   ctl baseline show calypso
   ctl baseline accept calypso       a change that is meant so: a new gateway, a deliberate VPN
   ctl baseline reset calypso        forget it; until a new one is learnt the agent only guards
+
+Exit codes: 0 done, 1 failed, 2 usage, or nobody to ask and no --yes, 3 not agreed to";
+
+const SHOW: &str = "Examples:
+  ctl baseline show calypso
+  ctl baseline show calypso -o json | jq -r '.differences[]'
+
+Exit codes: 0 shown, 1 failed, 2 usage";
+
+const ACCEPT: &str = "Examples:
+  ctl baseline accept calypso
+  ctl baseline accept calypso --yes     for scripts
+
+Exit codes: 0 done, 1 failed, 2 usage, or nobody to ask and no --yes, 3 not agreed to";
+
+const RESET: &str = "Examples:
+  ctl baseline reset calypso
+  ctl baseline reset calypso --yes      for scripts
 
 Exit codes: 0 done, 1 failed, 2 usage, or nobody to ask and no --yes, 3 not agreed to";
 
@@ -30,11 +48,13 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Show it, and what differs from it now
+    #[command(after_help = SHOW)]
     Show {
         /// The node
         node: String,
     },
     /// Take the node as it is now for healthy
+    #[command(after_help = ACCEPT)]
     Accept {
         /// The node
         node: String,
@@ -43,6 +63,7 @@ enum What {
         yes: bool,
     },
     /// Forget it; the agent learns a new one when all is well
+    #[command(after_help = RESET)]
     Reset {
         /// The node
         node: String,
@@ -132,9 +153,9 @@ fn table(node: &str, b: &Baseline, differences: &[String]) -> String {
         })
         .collect();
     let mut text = format!(
-        "{node}: generation {}, {from}, taken {} UTC\n",
+        "{node}: generation {}, {from}, taken {}\n",
         b.generation,
-        date(b.taken.wall_ms)
+        local_date(b.taken.wall_ms)
     );
     if !rows.is_empty() {
         text = format!(
@@ -173,13 +194,16 @@ mod tests {
         };
         assert_eq!(
             table("calypso", &b, &["rule 5270 lookup 52 is new".into()]),
-            "calypso: generation 3, learnt while all was well, taken 1970-01-01 00:00:00 UTC
+            format!(
+                "calypso: generation 3, learnt while all was well, taken {}
 
 CRITICAL  DESTINATION   DEVICE  GATEWAY      TABLE
 api       203.0.113.10  eth0    192.168.2.1  254
 
 What differs now:
-  rule 5270 lookup 52 is new"
+  rule 5270 lookup 52 is new",
+                local_date(0)
+            )
         );
     }
 }

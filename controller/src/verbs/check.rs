@@ -12,9 +12,11 @@ const HELP: &str = "Examples:
   ctl check calypso
   ctl check -o json | jq '.checks[] | select(.fine == false)'
 
-Nothing is changed anywhere.
+Looked at is what is configured: certificates, programs and secrets on the laptop; the API server and what your user may do
+there; the provider's machines; the papers' work tree; each agent. Nothing is changed anywhere, no secret is shown, and none
+is read from 1Password, which might ask you. Not looked at: whether ssh leads to a node, a push, an issue tracker.
 
-Exit codes: 0 all is there, 3 something is not";
+Exit codes: 0 nothing that was looked at is missing, 3 something is";
 
 /// Arguments of `ctl check`.
 #[derive(Debug, clap::Args)]
@@ -57,7 +59,7 @@ fn render(marks: &[Mark], paint: Paint) -> String {
     }
     let bad = marks.iter().filter(|m| m.fine == Some(false)).count();
     lines.push(match bad {
-        0 => "\nAll that a recovery needs is there.".to_owned(),
+        0 => "\nNothing that was looked at is missing.".to_owned(),
         1 => "\n1 thing is missing.".to_owned(),
         n => format!("\n{n} things are missing."),
     });

@@ -4,7 +4,7 @@ use crate::error::Outcome;
 use crate::exit::Exit;
 use crate::out::columns;
 use crate::session::Session;
-use crate::words::date;
+use crate::words::{date, local_date};
 use serde::Serialize;
 
 const HELP: &str = "Examples:
@@ -47,6 +47,7 @@ struct ItemJson {
 pub async fn run(args: &Args, session: &Session) -> Outcome {
     let agent = session.agent(&args.node).await?;
     let items = agent.history(args.limit).await?;
+    let opened: Vec<_> = items.iter().map(|i| local_date(i.opened_wall_ms)).collect();
     let incidents: Vec<_> = items
         .into_iter()
         .map(|i| ItemJson {
@@ -58,11 +59,11 @@ pub async fn run(args: &Args, session: &Session) -> Outcome {
             findings: i.findings,
         })
         .collect();
-    let row = |i: &ItemJson| {
+    let row = |(i, opened): (&ItemJson, &String)| {
         let ending = i.ending.clone().unwrap_or_else(|| "under way".into());
         vec![
             i.incident.clone(),
-            i.opened.clone(),
+            opened.clone(),
             i.by.clone(),
             ending,
             i.runs.join(" "),
@@ -72,8 +73,8 @@ pub async fn run(args: &Args, session: &Session) -> Outcome {
     session.out.print(match incidents.as_slice() {
         [] => format!("{} has had no incident", agent.node),
         some => columns(
-            &["INCIDENT", "OPENED (UTC)", "BY", "ENDING", "RUNS", "FOUND"],
-            &some.iter().map(row).collect::<Vec<_>>(),
+            &["INCIDENT", "OPENED", "BY", "ENDING", "RUNS", "FOUND"],
+            &some.iter().zip(&opened).map(row).collect::<Vec<_>>(),
         ),
     });
     session.out.json(&HistoryJson { node: agent.node, incidents })?;

@@ -145,6 +145,15 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let binary = Binary::load(args.binary.as_deref())?;
     let Some(ssh) = args.shell.open(&args.node, &place, out).await? else {
         out.say("Nothing was done.");
+        out.json(&InstallJson {
+            node: &args.node,
+            ending: "cancelled",
+            version: None,
+            before: None,
+            verdict: None,
+            baseline: None,
+            seconds: begun.elapsed().as_secs_f64(),
+        })?;
         return Ok(Exit::Done);
     };
     let facts = install::survey(&ssh).await?;

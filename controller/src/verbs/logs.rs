@@ -24,7 +24,7 @@ const HELP: &str = "Examples:
   ctl logs calypso --follow            and what comes, until Ctrl-C
   ctl logs calypso -o jsonl | jq -r 'select(.priority <= 4).text'
 
-Times are UTC. It names processes and addresses: a viewer does not see it.
+Times are this machine's, with their offset; those of -o json are UTC. It names processes and addresses: a viewer does not see it.
 
 Exit codes: 0 done, 1 the agent could not be asked or does not say, 2 usage";
 
@@ -134,18 +134,19 @@ async fn again(
 }
 
 fn show(out: Out, page: &wire::LogsReply) -> Result<(), CommandError> {
-    let lines: Vec<_> = page.lines.iter().map(line).collect();
+    let (lines, local): (Vec<_>, Vec<_>) =
+        page.lines.iter().map(|l| (line(l), words::local_date(l.wall_ms))).unzip();
     if lines.is_empty() && out.format != Format::Json && out.format != Format::Yaml {
         return Ok(());
     }
-    for l in &lines {
+    for (l, at) in lines.iter().zip(&local) {
         let tone = match l.priority {
             0..=3 => Some(Tone::Bad),
             4 => Some(Tone::Warn),
             _ => None,
         };
         let text = tone.map_or_else(|| l.text.clone(), |t| out.result.tone(t, &l.text));
-        out.print(format!("{}  {text}", l.time));
+        out.print(format!("{at}  {text}"));
     }
     out.json(&LogsJson { lines })
 }

@@ -121,9 +121,9 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         let (book, opened) = Book::again(&config.cluster, named)?;
         same_cluster(&opened, config.context.as_deref(), pin.as_ref().ok())?;
         out.say(format!(
-            "Going on with recovery {}, begun {} UTC.",
+            "Going on with recovery {}, begun {}.",
             opened.id,
-            words::date(opened.wall_ms)
+            words::local_date(opened.wall_ms)
         ));
         return conduct(args, &session, (cluster.as_ref(), pin), provider, &book, &opened).await;
     }

@@ -12,8 +12,8 @@ use crate::exit::Exit;
 use crate::found;
 use crate::interrupt::interruptible;
 use crate::obstacle::chain;
-use crate::out::columns;
-use crate::session::Session;
+use crate::out::{Format, Tone, columns};
+use crate::session::{Asked, Session};
 use crate::status_view::{AGENTS, CLUSTER, Cluster, NO_SUCH, NodeJson, agent_row, cluster_row};
 use crate::words;
 use jiff::Timestamp;
@@ -27,12 +27,17 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(3);
 /// For so long both accounts wait to be shown together.
 const TOGETHER: Duration = Duration::from_millis(300);
+/// The agents' table is there by then, whatever the cluster does.
+const WHOLE: Duration = Duration::from_millis(900);
+/// A table of several nodes waits for so long; who shows one node, or writes for machines, waits for all there is to know.
+const SEVERAL: Duration = Duration::from_millis(800);
 
 const HELP: &str = "Examples:
   ctl status                  every node of ctl.toml, and the workers its kubeconfig knows
   ctl status calypso styx
   ctl status --watch 10s
   ctl status --no-cluster     the agents alone
+  ctl status --wait 10s       also for those that answer late
   ctl status -o json | jq -r '.nodes[] | select(.verdict != \"Healthy\").node'
   ctl status --watch -o jsonl | jq -r 'select(.disagreement).disagreement'
 
@@ -41,6 +46,10 @@ since when, the lease and whether it is renewed, taints, pods that are not ready
 version. Where the two accounts do not agree, that is said. When the cluster cannot be asked, what
 ctl.toml names is shown with a note; that alone changes no exit code.
 
+A table of several nodes waits 800 ms for their agents: whose answer has not come by then is shown
+as \"no answer yet\", which is not \"out of reach\". One node, and -o json, jsonl and yaml, are waited
+for to the end, unless --wait says otherwise.
+
 Fields of -o json, which stay; of each in nodes[]:
   node, verdict, summary, guarded, incident, mode, baseline, version, boot_id, age_ms, via
   error         why its agent could not be asked; all of the above but node is null then
@@ -48,13 +57,15 @@ Fields of -o json, which stay; of each in nodes[]:
                 lease {renewed, age_s, renewing}, taints, cordoned, pods {all, unready}, kubelet,
                 boot, gaps (what could not be listed, and is null)
   disagreement  null, or in words
+  not_waited_for  true, and only there, where --wait ended before its agent answered
 -o jsonl writes a line a node.
 
 Exit codes:
   0  every node shown is healthy by its agent, and Ready where the cluster says anything of it
   1  an agent could not be asked
   2  usage; no node is named, and the cluster could not be asked for any
-  3  a node is not healthy, or the cluster says NotReady";
+  3  a node is not healthy, or the cluster says NotReady
+  5  an agent was not waited for any longer (1 counts before 5, and 5 before 3)";
 
 /// Arguments of `ctl status`.
 #[derive(Debug, clap::Args)]
@@ -68,6 +79,9 @@ pub struct Args {
     /// Ask the agents alone
     #[arg(long)]
     no_cluster: bool,
+    /// How long to wait for agents [default: 800ms for a table of several nodes, else to the end]
+    #[arg(long, value_name = "SPAN", value_parser = words::wait)]
+    wait: Option<Duration>,
 }
 
 /// `-o json`.
@@ -76,9 +90,6 @@ struct StatusJson {
     nodes: Vec<NodeJson>,
 }
 
-/// Nodes with what their agents answered.
-type Asked = Vec<(String, Result<Agent, CommandError>)>;
-
 /// What goes from one round to the next.
 struct Rounds<'a> {
     session: &'a Session,
@@ -86,6 +97,8 @@ struct Rounds<'a> {
     known: Vec<String>,
     /// Nodes were named: nobody else is asked.
     closed: bool,
+    /// How long agents are waited for, if that was said.
+    wait: Option<Duration>,
     /// The configuration whose cluster is asked.
     config: Option<&'a Config>,
     cluster: Option<cluster::Cluster>,
@@ -104,7 +117,8 @@ pub async fn run(args: &Args, session: &Session) -> Outcome {
         return Err(session.nobody(None));
     }
     let renewals = Renewals::default();
-    let mut rounds = Rounds { session, known, closed, config, cluster: None, renewals };
+    let mut rounds =
+        Rounds { session, known, closed, wait: args.wait, config, cluster: None, renewals };
     let Some(span) = args.watch else { return rounds.once().await };
     let mut last = Exit::Done;
     loop {
@@ -122,16 +136,17 @@ pub async fn run(args: &Args, session: &Session) -> Outcome {
 impl Rounds<'_> {
     /// Asks everybody once, and shows what came: the agents at once when the cluster is late.
     async fn once(&mut self) -> Outcome {
-        let (session, out) = (self.session, self.session.out);
+        let (session, out, begun) = (self.session, self.session.out, Instant::now());
         let (known, closed) = (self.known.clone(), self.closed);
-        let own = session.each(&known);
+        let own = session.each_within(&known, self.limit(known.len()));
         let theirs = async {
             let seen = self.view().await;
             let more = match &seen {
                 Some(Ok(view)) if !closed => session.unnamed(&view.objects),
                 _ => found::Nodes::new(),
             };
-            (seen, session.each_at(more).await)
+            let limit = self.limit(known.len() + more.len());
+            (seen, session.each_at(more, limit).await)
         };
         tokio::pin!(own, theirs);
         let mut rest = None;
@@ -143,7 +158,9 @@ impl Rounds<'_> {
         };
         let mut shown = 0;
         if rest.is_none() && !known.is_empty() {
-            rest = timeout(TOGETHER, &mut theirs).await.ok();
+            // Agents that were late have had the cluster's answer waited for beside them.
+            let left = TOGETHER.min(WHOLE.saturating_sub(begun.elapsed()));
+            rest = timeout(left, &mut theirs).await.ok();
         }
         let (seen, more) = match rest {
             Some(rest) => rest,
@@ -172,6 +189,12 @@ impl Rounds<'_> {
             out.say(format!("{why}. Shown is what ctl.toml names, by its agents alone."));
         }
         Ok(exit)
+    }
+
+    /// How long so many nodes are waited for; as long as each may take when there is no such limit.
+    fn limit(&self, nodes: usize) -> Option<Duration> {
+        let several = nodes > 1 && self.session.out.format == Format::Table;
+        self.wait.or_else(|| several.then_some(SEVERAL))
     }
 
     /// The cluster's view, or why there is none; `None` when nobody is to be asked.
@@ -205,7 +228,7 @@ impl Rounds<'_> {
 /// The agents' table.
 fn agents(session: &Session, asked: &[(String, Result<Agent, CommandError>)]) {
     if !asked.is_empty() {
-        let rows: Vec<_> = asked.iter().map(|(n, a)| agent_row(n, a.as_ref().ok())).collect();
+        let rows: Vec<_> = asked.iter().map(|(n, a)| agent_row(n, a.as_ref())).collect();
         session.out.print(columns(&AGENTS, &rows));
     }
 }
@@ -226,10 +249,10 @@ fn told(session: &Session, asked: &Asked, seen: Option<&Result<View, String>>) -
         if let (Some(cluster), Some(Ok(_))) = (&cluster, seen) {
             rows.push(cluster_row(name, cluster, Timestamp::now()));
         }
-        let node =
-            NodeJson::of(name.clone(), answer.as_ref().map_err(ToString::to_string), cluster);
+        let node = NodeJson::of(name.clone(), answer.as_ref(), cluster);
         let well = |a: &Agent| words::is_fine(verdict(a.status.verdict)) && !node.is_lost();
         exit = match answer {
+            Err(late) if late.is_not_waited_for() && exit != Exit::Failed => Exit::TimedOut,
             Err(_) => Exit::Failed,
             Ok(agent) if !well(agent) && exit == Exit::Done => Exit::Unhealthy,
             Ok(_) => exit,
@@ -246,8 +269,14 @@ fn told(session: &Session, asked: &Asked, seen: Option<&Result<View, String>>) -
         out.print(format!("\n{}", apart.join("\n")));
     }
     out.json(&StatusJson { nodes: list })?;
-    for error in asked.iter().filter_map(|(_, a)| a.as_ref().err()) {
-        out.error(error);
+    let errors = || asked.iter().filter_map(|(n, a)| Some((n, a.as_ref().err()?)));
+    errors().filter(|(_, e)| !e.is_not_waited_for()).for_each(|(_, e)| out.error(e));
+    let late: Vec<_> =
+        errors().filter(|(_, e)| e.is_not_waited_for()).map(|(n, _)| n.as_str()).collect();
+    if !late.is_empty() {
+        let hint = out.progress.tone(Tone::Warn, "Hint:");
+        out.say(format!("No answer yet, and not waited for any longer: {}", late.join(", ")));
+        out.say(format!("{hint} wait longer: --wait 10s"));
     }
     Ok(exit)
 }

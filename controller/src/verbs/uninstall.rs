@@ -40,16 +40,24 @@ pub struct Args {
 #[derive(Serialize)]
 struct UninstallJson<'a> {
     node: &'a str,
-    /// Nothing, or what is left.
-    left: &'a [String],
+    /// `uninstalled`, `stuck` (something is left) or `cancelled`.
+    ending: &'static str,
+    /// Nothing, or what is left; `null` when nothing was done.
+    left: Option<&'a [String]>,
+}
+
+/// It was not agreed to.
+fn declined(node: &str, out: Out) -> Outcome {
+    out.say("Nothing was done.");
+    out.json(&UninstallJson { node, ending: "cancelled", left: None })?;
+    Ok(Exit::Done)
 }
 
 /// Runs `ctl uninstall`.
 pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let place = Config::place(global.config.as_deref())?;
     let Some(ssh) = args.shell.open(&args.node, &place, out).await? else {
-        out.say("Nothing was done.");
-        return Ok(Exit::Done);
+        return declined(&args.node, out);
     };
     let facts = install::survey(&ssh).await?;
     if facts.get("user") != "0" {
@@ -84,11 +92,11 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let question =
         format!("Take Lifeline away from {}, with its journals and its baseline?", args.node);
     if !ask::confirm(out, args.yes, &question).await? {
-        out.say("Nothing was done.");
-        return Ok(Exit::Done);
+        return declined(&args.node, out);
     }
     let left = install::remove(&ssh).await?;
-    out.json(&UninstallJson { node: &args.node, left: &left })?;
+    let ending = if left.is_empty() { "uninstalled" } else { "stuck" };
+    out.json(&UninstallJson { node: &args.node, ending, left: Some(&left) })?;
     if left.is_empty() {
         out.print(format!("nothing of Lifeline is left on {}", args.node));
         return Ok(Exit::Done);

@@ -93,5 +93,10 @@ pub fn exit(ending: Option<&str>) -> Exit {
 
 /// A line with its clock and its part.
 pub fn show(line: &Line, paint: Paint) -> String {
-    format!("{}  {:<9}  {}", paint.tone(Tone::Dim, &line.at), line.part, line.text)
+    format!(
+        "{}  {:<9}  {}",
+        paint.tone(Tone::Dim, words::local_clock(line.wall_ms)),
+        line.part,
+        line.text
+    )
 }

@@ -9,7 +9,11 @@ use crate::exit::Exit;
 use crate::interrupt::interruptible;
 use crate::out::Out;
 
-const HELP: &str = "Each is removed by: ctl cleanup namespace NAME
+const HELP: &str = "Examples:
+  ctl cleanup orphans
+  ctl cleanup orphans -o json | jq -r '.spaces | keys[]'
+
+Each is removed by: ctl cleanup namespace NAME
 
 Exit codes: 0 none, 1 could not be asked, 3 there are some, or some kinds could not be listed";
 

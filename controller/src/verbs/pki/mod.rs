@@ -13,6 +13,7 @@ use crate::pki::authority::{Ca, Passphrase};
 use crate::pki::card::{Card, moment};
 use crate::pki::issue::{self, Days, Written};
 use crate::pki::subject::Role;
+use crate::words::local_date_s;
 use clap::{Subcommand, value_parser};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -30,6 +31,35 @@ const EXAMPLES: &str = "Examples:
 Keep ca.key off the nodes and off everybody's laptop but yours: who has it can become an operator. --encrypt keeps it under a
 passphrase; a key that is there already: openssl pkcs8 -topk8 -scrypt -in ca.key -out new.key, then chmod 600 and mv.";
 
+const INIT: &str = "Examples:
+  ctl pki init --cluster prod --dir ~/.config/lifeline/pki
+  ctl pki init --cluster prod --dir pki --encrypt                             the passphrase is asked for
+  ctl pki init --cluster prod --dir pki --encrypt --passphrase file:secret    of mode 0600
+
+Files that are there already are left as they are, and that is an error.
+
+Exit codes: 0 written, 1 failed, 2 usage";
+
+const AGENT: &str = "Examples:
+  ctl pki agent calypso --address 192.168.2.80 --dir pki --out calypso
+  ctl pki agent styx --address 203.0.113.20 --address 2001:db8::20 --days 90 --dir pki --out styx
+
+For a node that is set up by hand: its files go to /etc/lifeline there. ctl install has the key made on the node instead.
+
+Exit codes: 0 written, 1 failed, 2 usage";
+
+const OPERATOR: &str = "Examples:
+  ctl pki operator alice --role operator --dir pki --out ~/.config/lifeline
+  ctl pki operator bob --role viewer --days 30 --dir pki --out bob
+
+Exit codes: 0 written, 1 failed, 2 usage";
+
+const SHOW: &str = "Examples:
+  ctl pki show ~/.config/lifeline/operator.crt
+  ctl pki show calypso/agent.crt -o json | jq -r .serial
+
+Exit codes: 0 shown, 1 it is no certificate, or cannot be read";
+
 /// Arguments of `ctl pki`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -41,6 +71,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Create a cluster's certificate authority: ca.crt and ca.key
+    #[command(after_help = INIT)]
     Init {
         /// The cluster's name
         #[arg(long)]
@@ -58,6 +89,7 @@ enum What {
         passphrase: Passphrase,
     },
     /// Issue an agent's certificate: agent.crt, agent.key and ca.crt
+    #[command(after_help = AGENT)]
     Agent {
         /// The node's name in Kubernetes
         node: String,
@@ -77,6 +109,7 @@ enum What {
         passphrase: Passphrase,
     },
     /// Issue an operator's or a viewer's certificate: operator.crt, operator.key and ca.crt
+    #[command(after_help = OPERATOR)]
     Operator {
         /// Whose: it stands in every journal
         name: String,
@@ -102,6 +135,7 @@ enum What {
     /// Have agents refuse a certificate from now on
     Revoke(revoke::Args),
     /// Show what a certificate says
+    #[command(after_help = SHOW)]
     Show {
         /// A PEM file
         file: PathBuf,
@@ -212,6 +246,9 @@ fn table(card: &Card) -> String {
     let expired = if view.expired { "  EXPIRED" } else { "" };
     format!(
         "whose        {who}\nmay          {may}\nnames        {names}\nvalid        {} to {}{expired}\nserial       {}\nissuer       {}",
-        view.valid_from, view.valid_until, card.serial, card.issuer
+        local_date_s(card.from_s),
+        local_date_s(card.until_s),
+        card.serial,
+        card.issuer
     )
 }

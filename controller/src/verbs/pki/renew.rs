@@ -13,6 +13,7 @@ use crate::pki::card::{Card, moment};
 use crate::pki::issue::{self, Days};
 use crate::pki::subject::Role;
 use crate::session::Session;
+use crate::words::local_date_s;
 use clap::value_parser;
 use futures_util::StreamExt;
 use serde::Serialize;
@@ -70,6 +71,9 @@ struct Renewed {
     /// `renewed`, `kept` (it is valid for longer), or `failed`.
     ending: &'static str,
     valid_until: Option<String>,
+    /// The same, for people.
+    #[serde(skip)]
+    until_s: Option<i64>,
     serial: Option<String>,
     error: Option<String>,
 }
@@ -103,6 +107,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     };
     if !ask::confirm(out, args.yes, &format!("Renew {what}?")).await? {
         out.say("Nothing was done.");
+        out.json(&RenewJson { renewed: Vec::new() })?;
         return Ok(Exit::Done);
     }
     let ca = Ca::open(&dir, &args.passphrase, out).await?;
@@ -136,8 +141,10 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         }
     }
     let or = |cell: &Option<String>| cell.clone().unwrap_or_else(|| "-".to_owned());
-    let cells =
-        |r: &Renewed| vec![r.whose.clone(), r.ending.to_owned(), or(&r.valid_until), or(&r.serial)];
+    let cells = |r: &Renewed| {
+        let until = r.until_s.map_or_else(|| "-".to_owned(), local_date_s);
+        vec![r.whose.clone(), r.ending.to_owned(), until, or(&r.serial)]
+    };
     let rows: Vec<_> = done.iter().map(cells).collect();
     out.print(columns(&["WHOSE", "RESULT", "VALID UNTIL", "SERIAL"], &rows));
     let failed = done.iter().any(|r| r.ending == "failed");
@@ -155,6 +162,7 @@ fn row(
         whose: whose.to_owned(),
         ending,
         valid_until: card.map(|c| moment(c.until_s)),
+        until_s: card.map(|c| c.until_s),
         serial: card.map(|c| c.serial.clone()),
         error: why.map(ToString::to_string),
     }

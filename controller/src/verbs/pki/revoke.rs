@@ -81,6 +81,9 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let question = format!("Have {} refused at {at} for good?", serials.join(", "));
     if !ask::confirm(out, args.yes, &question).await? {
         out.say("Nothing was done.");
+        let why = || Some("it was not agreed to".to_owned());
+        let kept = |node: String| NodeJson { node, denied: false, error: why() };
+        out.json(&RevokeJson { serials, nodes: nodes.into_iter().map(kept).collect() })?;
         return Ok(Exit::Done);
     }
     let told = nodes.iter().map(|node| {

@@ -7,6 +7,7 @@ use crate::exit::Exit;
 use crate::out::{Out, Tone, columns};
 use crate::pki::card::{Card, moment};
 use crate::session::Session;
+use crate::words::local_date_s;
 use clap::value_parser;
 use futures_util::StreamExt;
 use serde::Serialize;
@@ -169,7 +170,8 @@ fn cells(row: &Row, out: Out) -> Vec<String> {
     };
     let or = |cell: &Option<String>| cell.clone().unwrap_or_else(|| "-".to_owned());
     let state = out.result.tone(tone, row.state);
-    vec![row.whose.clone(), state, or(&row.valid_until), or(&row.serial)]
+    let until = row.until_s.map_or_else(|| "-".to_owned(), local_date_s);
+    vec![row.whose.clone(), state, until, or(&row.serial)]
 }
 
 /// A denial that reached one agent and not another is half a denial.

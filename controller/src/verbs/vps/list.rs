@@ -8,7 +8,11 @@ use crate::out::{Out, columns};
 use crate::provider::pick::pick;
 use serde::Serialize;
 
-const HELP: &str = "Exit codes: 0 listed, 1 the provider could not be asked, 2 configuration";
+const HELP: &str = "Examples:
+  ctl vps list
+  ctl vps list -o json | jq -r '.unmatched[].why'    nodes that no machine certainly is
+
+Exit codes: 0 listed, 1 the provider could not be asked, 2 configuration";
 
 /// Arguments of `ctl vps list`.
 #[derive(Debug, clap::Args)]

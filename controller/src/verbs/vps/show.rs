@@ -9,7 +9,11 @@ use crate::provider::diary::Diary;
 use crate::provider::shape::{Action, Machine};
 use serde::Serialize;
 
-const HELP: &str = "Exit codes: 0 shown, 1 the provider could not be asked, or the machine is not certain, 2 configuration";
+const HELP: &str = "Examples:
+  ctl vps show styx
+  ctl vps show styx -o json | jq '.actions[0]'        what was done to it last
+
+Exit codes: 0 shown, 1 the provider could not be asked, or the machine is not certain, 2 configuration";
 
 /// Arguments of `ctl vps show`.
 #[derive(Debug, clap::Args)]
