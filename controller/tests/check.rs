@@ -80,10 +80,11 @@ async fn workers_that_only_the_kubeconfig_knows_are_asked_and_need_no_entry() {
         .iter()
         .map(|m| (m["group"].as_str().unwrap(), m["hint"].as_str().unwrap()))
         .collect();
-    assert_eq!(told.len(), 2, "{missing:?}");
+    assert_eq!(told.len(), 3, "{missing:?}");
     assert_eq!(told[0], ("cluster", "the role it needs: ctl rights drain"));
-    assert_eq!(told[1].0, "hades");
-    let said = missing[1]["what"].as_str().unwrap();
+    assert_eq!(told[1], ("cluster", "the role it needs: ctl rights recover"));
+    assert_eq!(told[2].0, "hades");
+    let said = missing[2]["what"].as_str().unwrap();
     assert!(said.contains("127.0.0.1:7443") && !said.contains("ctl.toml"), "{said}");
 }
 

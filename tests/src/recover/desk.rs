@@ -141,6 +141,14 @@ impl Desk {
             self.github_at,
             ca.display()
         ));
+        // What step 4 of the seed and its list for afterwards ask for.
+        text.push_str(
+            "\n[verify]\nremnants = [\"tailscale\"]\n\
+             [[verify.workloads]]\nnamespace = \"apps\"\nselector = \"app=project-bootstrapper\"\n\
+             [[verify.workloads]]\nnamespace = \"apps\"\nselector = \"app.kubernetes.io/name=ls-app\"\n\
+             [[verify.logs]]\nnamespace = \"apps\"\nselector = \"app=project-bootstrapper\"\n\
+             contains = \"webhook registration success\"\n",
+        );
         write(&config(), &text, 0o600)?;
         Ok(self)
     }
