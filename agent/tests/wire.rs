@@ -111,6 +111,10 @@ async fn a_viewer_looks_without_evidence_and_may_not_act() {
         assert!(refused.message().contains("viewer bob may look and not act"), "{refused}");
     }
     assert!(viewer.baseline(wire::BaselineRequest { verb: 0 }).await.is_ok());
+    let nobody = wire::PodsRequest { uids: vec!["2f1e9c34-6d0b-4f7a".to_owned()] };
+    assert!(viewer.pods(nobody).await.unwrap().into_inner().alive.is_empty());
+    let too_many = wire::PodsRequest { uids: vec![String::new(); 1_001] };
+    assert_eq!(viewer.pods(too_many).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(*agent.stage.calls.lock().unwrap(), 0, "nothing was touched");
 }
 

@@ -253,6 +253,13 @@ impl Agent {
     }
 
     /// What it told its node's journal.
+    /// Which of these pods still have processes there.
+    pub async fn pods(&self, uids: Vec<String>) -> Result<Vec<String>, AgentError> {
+        let mut c = self.client.clone();
+        let reply = self.ask("look for pods' processes", LOOK, c.pods(wire::PodsRequest { uids }));
+        Ok(reply.await?.alive)
+    }
+
     pub async fn logs(&self, request: wire::LogsRequest) -> Result<wire::LogsReply, AgentError> {
         let mut c = self.client.clone();
         self.ask("tell its log", LOOK, c.logs(request)).await

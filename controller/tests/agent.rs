@@ -418,6 +418,13 @@ impl Lifeline for Shared {
         Ok(Response::new(wire::TakeCertificateReply { serial: "01".into() }))
     }
 
+    async fn pods(
+        &self,
+        _: Request<wire::PodsRequest>,
+    ) -> Result<Response<wire::PodsReply>, Status> {
+        Ok(Response::new(wire::PodsReply::default()))
+    }
+
     async fn logs(
         &self,
         r: Request<wire::LogsRequest>,

@@ -11,6 +11,7 @@ mod lease;
 mod lookups;
 mod netfilter;
 mod paths;
+pub mod pods;
 mod probes;
 pub mod processes;
 mod resolv;

@@ -2,6 +2,7 @@
 
 use crate::aside::aside;
 use crate::log;
+use crate::look::pods;
 use crate::papers::Papers;
 use crate::roles::{self, Caller, Operator, Refused, Viewer};
 use crate::runs::book::Asked;
@@ -341,6 +342,20 @@ impl<N: Node> Lifeline for Service<N> {
             tracing::info!("drill, {}: {}: {}", s.name, s.outcome.word(), s.seen);
         }
         answer(views::drill(&steps, self.policy.mode))
+    }
+
+    async fn pods(&self, request: Request<wire::PodsRequest>) -> Answer<wire::PodsReply> {
+        self.viewer(&request)?;
+        let wire::PodsRequest { uids } = request.into_inner();
+        if uids.len() > pods::MOST {
+            return Err(Status::invalid_argument(format!(
+                "{} pods were asked for, at most {} at once",
+                uids.len(),
+                pods::MOST
+            )));
+        }
+        let alive = pods::on_this_node(uids).await.map_err(Status::internal)?;
+        answer(wire::PodsReply { alive })
     }
 
     async fn logs(&self, request: Request<wire::LogsRequest>) -> Answer<wire::LogsReply> {

@@ -15,6 +15,7 @@ pub mod look;
 pub mod missed;
 pub mod op;
 pub mod opened;
+mod proof;
 pub mod real;
 pub mod record;
 pub mod report;

@@ -11,9 +11,8 @@ use super::missed::Missed;
 use super::op::{RunbookOp, Seen};
 use super::opened::Opened;
 use super::record::Papers;
-use super::run::Shelf;
 use super::side::Side;
-use super::{spare, verify};
+use super::{proof, spare, verify};
 use crate::ask;
 use crate::climb::{Heal, Wish};
 use crate::cluster::Cluster;
@@ -125,14 +124,6 @@ impl Real<'_> {
         }
     }
 
-    /// Said, and written down: the report tells it.
-    fn doubt(&self, line: &str) {
-        self.session.out.say(line);
-        if let Err(why) = self.book.note("unproven", line) {
-            self.session.out.say(format!("it could not be written down: {}", chain(&why)));
-        }
-    }
-
     fn ssh(&self, node: &str) -> &str {
         self.session.config.as_ref().and_then(|c| c.ssh(node)).unwrap_or_default()
     }
@@ -206,6 +197,13 @@ impl Real<'_> {
             check::settle(self.session, self.cluster, &nodes, &unwell, self.opened.wall_ms).await;
         let fail = |why: String| Failure { why, retryable: true };
         let mut checked = checked.map_err(fail)?;
+        // What the API server has forgotten may run on.
+        if let Ok(side) = &self.side
+            && let Some(words) = proof::ended(self.session, &self.missed, self.book, side).await
+        {
+            checked.well = false;
+            checked.words = format!("{}; {words}", checked.words);
+        }
         // What is left of the namespace wakes up with the next one of its name.
         if let (Ok(side), Some(_)) = (&self.side, &self.opened.namespace) {
             let left = side.remnants().await.map_err(fail)?;
@@ -306,7 +304,7 @@ impl World for Real<'_> {
             _ => match &self.side {
                 Ok(side) => {
                     let done = side.act(op).await;
-                    side.doubted().iter().for_each(|line| self.doubt(line));
+                    proof::doubt(self.session, self.book, side);
                     done
                 }
                 Err(why) => Err(Failure { why: why.clone(), retryable: true }),

@@ -333,17 +333,13 @@ impl Side<'_> {
         Err(Failed::of(why))
     }
 
-    /// What is to be said of pods that were taken out of the API by force, once.
-    pub fn doubted(&self) -> Vec<String> {
-        let mut pods = self.unproven.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = |p: PodFact| {
-            let node = p.node.as_deref().unwrap_or("a node");
-            format!("unproven: whether the processes of {} on {node} ended", p.words())
-        };
-        std::mem::take(&mut *pods).into_iter().map(said).collect()
+    /// Pods that were taken out of the API by force; they are nobody's doubt any more.
+    pub fn doubted(&self) -> Vec<PodFact> {
+        std::mem::take(&mut *self.unproven.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn doubt(&self, pods: Vec<PodFact>) {
+    /// Whether the processes of these ended is not known.
+    pub fn doubt(&self, pods: Vec<PodFact>) {
         self.unproven.lock().unwrap_or_else(PoisonError::into_inner).extend(pods);
     }
 
