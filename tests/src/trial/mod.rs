@@ -5,6 +5,7 @@ mod cluster;
 mod crash;
 mod drill;
 mod filter;
+mod first;
 mod fleet;
 mod ground;
 mod heal;
@@ -69,6 +70,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             rented::CASES,
             trouble::CASES,
             storm::CASES,
+            first::CASES,
             lent::CASES,
             package::CASES,
             fleet::CASES,
