@@ -55,9 +55,18 @@ pub fn start_kept(site: &Site, flags: &str) -> Result<()> {
 
 /// Starts it as a service of the node, with these flags.
 pub fn start_installed(site: &Site, flags: &str) -> Result<()> {
+    service(site, "", flags)
+}
+
+/// The same, and systemd starts it again when it ends.
+pub fn start_installed_kept(site: &Site, flags: &str) -> Result<()> {
+    service(site, " -p Restart=always -p RestartSec=2 -p StartLimitIntervalSec=0", flags)
+}
+
+fn service(site: &Site, property: &str, flags: &str) -> Result<()> {
     let delay = site.netmap_delay;
     let line = format!(
-        "systemd-run -q --collect --unit={INSTALLED} -- /opt/tailscale/tailscaled --route-delay {delay} {flags}"
+        "systemd-run -q --collect --unit={INSTALLED}{property} -- /opt/tailscale/tailscaled --route-delay {delay} {flags}"
     );
     site.node.must(line.trim_end())?;
     wait_for_rules(site)

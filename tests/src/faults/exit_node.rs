@@ -116,6 +116,20 @@ pub const FAULTS: &[Fault] = &[
         restore,
     },
     Fault {
+        id: "R5-unit",
+        title: "the same by a systemd unit with Restart=always",
+        how: "R4 by an installed tailscaled that systemd starts again after two seconds",
+        verdict: "Captured",
+        near_miss: false,
+        ground: None,
+        strike: |site| {
+            let flags = "--firewall legacy --exit-node 100.64.0.1 --policy-exit-node 100.64.0.1";
+            daemon::start_installed_kept(site, flags)?;
+            wait_for_capture(site)
+        },
+        restore,
+    },
+    Fault {
         id: "R6",
         title: "accepted routes that overlap the LAN, services and other nodes' pods",
         how: "tailscaled without exit node, --accept-routes with those prefixes advertised by a peer",

@@ -34,7 +34,9 @@ pub const FAULTS: &[Fault] = &[
             let lan_allowed = exit_node::FAULTS.iter().find(|fault| fault.id == "R2");
             lan_allowed.map_or(Ok(()), |fault| (fault.strike)(site))?;
             // Without an agent no guard ever comes, and the fault is made all the same.
-            let guarded = || Ok(site.node.must("ip rule")?.stdout.contains("proto 213"));
+            // The lifeline path's own rules have no destination.
+            let ours = |l: &str| l.contains("proto 213") && l.contains(" to ");
+            let guarded = || Ok(site.node.must("ip rule")?.stdout.lines().any(ours));
             wait_for("a guard stands", Duration::from_secs(10), guarded).or(Ok(()))?;
             up(site)
         },

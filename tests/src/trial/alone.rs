@@ -37,7 +37,48 @@ pub const CASES: &[Case] = &[
         name: "alone_R13_a_missing_main_rule_is_restored_and_no_lease_is_missed",
         run: |g| heals(g, "R13-main", |_| false),
     },
-    Case { name: "alone_R5_a_culprit_that_is_started_again_is_held_down_and_said", run: held_down },
+    Case {
+        name: "alone_R9_a_split_default_is_taken_out_of_main_and_no_lease_is_missed",
+        run: |g| heals(g, "R9", is_the_vpns),
+    },
+    Case {
+        name: "alone_R12_a_blackhole_is_taken_away_and_no_lease_is_missed",
+        run: |g| heals(g, "R12", |_| false),
+    },
+    Case {
+        name: "alone_R15_the_ways_to_other_nodes_pods_are_restored_and_no_lease_is_missed",
+        run: |g| heals(g, "R15", |_| false),
+    },
+    Case {
+        name: "alone_N2_a_chain_that_shuts_the_operator_out_is_opened_by_nobody_but_the_agent",
+        run: |g| {
+            // The jumps that the flush took come back with k3s-agent.
+            heals_as(g, |g| g.make("N2"), "systemctl restart k3s-agent", false, |_| false)
+        },
+    },
+    Case {
+        name: "alone_N5_a_catch_all_dnat_is_removed_and_no_lease_is_missed",
+        run: |g| heals(g, "N5", |_| false),
+    },
+    Case {
+        name: "alone_K1_a_kubelet_that_was_stopped_is_started",
+        run: |g| {
+            let stop = |g: &Ground<'_>| g.sh("systemctl stop k3s-agent").map(drop);
+            heals_as(g, stop, "systemctl is-active k3s-agent", false, |_| false)
+        },
+    },
+    Case {
+        name: "alone_an_agent_that_is_killed_in_the_middle_of_its_own_heal_ends_it_recovered",
+        run: killed,
+    },
+    Case {
+        name: "alone_R5_a_culprit_that_is_started_again_is_held_down_and_said",
+        run: |g| held_down(g, "R5", "tailscale-system"),
+    },
+    Case {
+        name: "alone_R5_a_culprit_that_systemd_starts_again_is_held_down_and_its_unit_is_said",
+        run: |g| held_down(g, "R5-unit", "unit tailscaled.service"),
+    },
     Case {
         name: "alone_R16_a_live_benign_tailscale_is_left_alone",
         run: |g| left_alone(g, "heal", "R16"),
@@ -84,7 +125,7 @@ pub(super) fn in_mode(g: &Ground<'_>, mode: &str, case: impl FnOnce() -> Verdict
 }
 
 /// The incidents the agent opened by itself, newest first, with their endings.
-fn own_incidents(g: &Ground<'_>) -> std::result::Result<Vec<(String, String)>, String> {
+pub(super) fn own_incidents(g: &Ground<'_>) -> std::result::Result<Vec<(String, String)>, String> {
     let history = g.ctl_json(&["history", NODE, "-o", "json"])?;
     let all = find(&history, "incidents").and_then(|i| i.as_array().cloned()).unwrap_or_default();
     let text = |v: &serde_json::Value, key: &str| {
@@ -113,44 +154,112 @@ fn no_lease_missed(g: &Ground<'_>, begun: Duration) -> Verdict {
     }
 }
 
+/// What a VPN that goes on has of its own.
+fn is_the_vpns(d: &witness::Difference) -> bool {
+    let told = d.to_string();
+    ["tun0", "tailnet-peer", ":1194"].iter().any(|own| told.contains(own))
+}
+
 fn heals(
     g: &Ground<'_>,
     fault: &str,
     on_purpose: impl Fn(&witness::Difference) -> bool,
 ) -> Verdict {
+    let make = |g: &Ground<'_>| g.make(fault);
     in_mode(g, "heal", || {
         g.lay(fault)?;
-        let (before, healthy) = (g.snapshot()?, ways(g)?);
-        let (known, begun) = (own_incidents(g)?.len(), lease::boottime());
-        g.make(fault)?;
-        let until = Instant::now() + HEAL_LIMIT;
-        loop {
-            let own = own_incidents(g)?;
-            let ended = own.first().filter(|(_, ending)| own.len() > known && !ending.is_empty());
-            match ended {
-                Some((_, ending)) if ending == "recovered" => break,
-                Some((name, ending)) => return Err(format!("{name} ended: {ending}")),
-                None if Instant::now() > until => {
-                    return Err(format!("nobody healed it within {} s", HEAL_LIMIT.as_secs()));
-                }
-                None => thread::sleep(Duration::from_millis(500)),
-            }
-        }
-        g.sh(API).map_err(|why| format!("the API server does not answer: {why}"))?;
-        let now = ways(g)?;
-        if now != healthy {
-            return Err(format!("was {healthy:?}, is {now:?}"));
-        }
-        no_lease_missed(g, begun)?;
-        g.expect_no_guard()?;
-        g.expect_same_but(&before, on_purpose)
+        healed_by_itself(g, make, "true", true, on_purpose)
     })
 }
 
-fn held_down(g: &Ground<'_>) -> Verdict {
+/// The same for what is made otherwise, or costs leases while it stands; `after` is run before the node is compared.
+fn heals_as(
+    g: &Ground<'_>,
+    make: impl Fn(&Ground<'_>) -> Verdict,
+    after: &str,
+    leases: bool,
+    on_purpose: impl Fn(&witness::Difference) -> bool,
+) -> Verdict {
+    in_mode(g, "heal", || healed_by_itself(g, make, after, leases, on_purpose))
+}
+
+fn healed_by_itself(
+    g: &Ground<'_>,
+    make: impl Fn(&Ground<'_>) -> Verdict,
+    after: &str,
+    leases: bool,
+    on_purpose: impl Fn(&witness::Difference) -> bool,
+) -> Verdict {
+    let (before, healthy) = (g.snapshot()?, ways(g)?);
+    let (known, begun) = (own_incidents(g)?.len(), lease::boottime());
+    make(g)?;
+    ends_recovered(g, known)?;
+    g.sh(API).map_err(|why| format!("the API server does not answer: {why}"))?;
+    let now = ways(g)?;
+    if now != healthy {
+        return Err(format!("was {healthy:?}, is {now:?}"));
+    }
+    if leases {
+        no_lease_missed(g, begun)?;
+    }
+    g.expect_no_guard()?;
+    g.sh(after)?;
+    g.expect_same_but(&before, on_purpose)
+}
+
+/// An incident more than were known is the agent's own and ends recovered.
+fn ends_recovered(g: &Ground<'_>, known: usize) -> Verdict {
+    let until = Instant::now() + HEAL_LIMIT;
+    loop {
+        // A node that answers nobody from outside may be what is to be healed.
+        let own = own_incidents(g);
+        let list = own.as_deref().unwrap_or_default();
+        let ended = list.first().filter(|(_, ending)| list.len() > known && !ending.is_empty());
+        match ended {
+            Some((_, ending)) if ending == "recovered" => return Ok(()),
+            Some((name, ending)) => return Err(format!("{name} ended: {ending}")),
+            None if Instant::now() > until => {
+                let limit = HEAL_LIMIT.as_secs();
+                return Err(format!("nobody healed it within {limit} s: {own:?}"));
+            }
+            None => thread::sleep(Duration::from_millis(500)),
+        }
+    }
+}
+
+/// Killed when its first run has begun: the next process goes on with what this one began, by itself.
+fn killed(g: &Ground<'_>) -> Verdict {
+    const HUNT: &str = "set -- $(ls /var/lib/lifeline/journal/*.jsonl 2>/dev/null | wc -l); for i in $(seq 2000); do \
+        [ $(ls /var/lib/lifeline/journal/*.jsonl 2>/dev/null | wc -l) -gt $1 ] && { sleep 0.02; pkill -9 -x lifeline-agent; echo killed; exit; }; sleep 0.01; done";
+    in_mode(g, "heal", || {
+        let before = g.snapshot()?;
+        let (known, begun) = (own_incidents(g)?.len(), lease::boottime());
+        let node = g.node()?;
+        let hunt =
+            thread::spawn(move || node.exec_within(&["sh", "-c", HUNT], Duration::from_secs(60)));
+        g.make("R1")?;
+        let hunted = hunt.join().map_err(|_| "the hunter panicked".to_owned())?.map_err(told)?;
+        if !hunted.stdout.contains("killed") {
+            return Err("the agent began nothing, and was not killed".to_owned());
+        }
+        ends_recovered(g, known)?;
+        let own = own_incidents(g)?.len() - known;
+        let (name, _) = own_incidents(g)?.swap_remove(0);
+        let resumed = g.sh(&format!("tr -d '\\000' < /var/lib/lifeline/journal/{name}.incident | grep -c '\"resumed\"' || true"))?;
+        if own != 1 || resumed.trim() == "0" {
+            return Err(format!("{own} incidents, {name} gone on with {} times", resumed.trim()));
+        }
+        g.sh(API).map_err(|why| format!("the API server does not answer: {why}"))?;
+        no_lease_missed(g, begun)?;
+        g.expect_no_guard()?;
+        g.expect_same(&before)
+    })
+}
+
+fn held_down(g: &Ground<'_>, fault: &str, keeper: &str) -> Verdict {
     in_mode(g, "heal", || {
         let (known, begun) = (own_incidents(g)?.len(), lease::boottime());
-        g.make("R5")?;
+        g.make(fault)?;
         let until = Instant::now() + HEAL_LIMIT;
         // Loudly: in the status, and in the journal as an error.
         let said = loop {
@@ -163,7 +272,7 @@ fn held_down(g: &Ground<'_>) -> Verdict {
             }
             thread::sleep(Duration::from_millis(500));
         };
-        if !said.contains("tailscale-system") {
+        if !said.contains(keeper) {
             return Err(format!("it does not say who brings it back: {said}"));
         }
         let errors = g.sh("journalctl -u lifeline-agent -p err -o cat --no-pager")?;

@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::ground::{NODE, told};
+use super::routing::within;
 use super::{Case, Ground, Verdict};
 
 pub const CASES: &[Case] = &[
@@ -24,12 +25,13 @@ pub const CASES: &[Case] = &[
         run: |g| unlistable(g, named_and_left),
     },
     Case {
-        name: "K4_a_kubelet_with_dead_connections_renews_its_lease_again",
+        name: "K4_a_kubelets_dead_connections_are_closed_and_it_renews_its_lease_again",
         run: dead_connections,
     },
     Case { name: "K5_a_port_that_accepts_while_tls_hangs_is_no_success", run: tcp_only },
 ];
 
+const INVOCATION: &str = "systemctl show -p InvocationID --value k3s-agent";
 const STATE: &str = "systemctl show -p ActiveState --value k3s-agent";
 const UNIT: &str = "/etc/systemd/system/k3s-agent.service";
 const DROP_IN: &str = "/run/systemd/system/k3s-agent.service.d";
@@ -222,27 +224,73 @@ fn broken(g: &Ground<'_>) -> Verdict {
     })
 }
 
+/// The kubelet's connections to the API server, by their ports; the agent's are not among them.
+const PORTS: &str =
+    "ss -Htnp dst 203.0.113.10 and dport = :6443 | grep -w k3s | awk '{print $4}' | sed 's/.*://'";
+
+/// Everything between the node and the API server is dropped until the lease is stale; then it is let through, but for the connections that
+/// are open: they are dead, with words on the way that nobody answers. A kubelet of the lab's would dial again by itself, so it is made to
+/// hang like one that waits for them: it stands still until they are gone.
 fn dead_connections(g: &Ground<'_>) -> Verdict {
-    // Everything between the node and the API server is dropped until the lease is stale and connections hang; then it is let through.
     let gateway = g.lab.space(crate::topology::GATEWAY).map_err(told)?;
-    let rule = |verb: &str| {
+    let rule = |verb: &str, from: &str| {
         let line = format!(
-            "iptables-nft -w {verb} FORWARD -s 192.168.2.80 -d 203.0.113.10 -p tcp --dport 6443 -j DROP"
+            "iptables-nft -w {verb} FORWARD -s 192.168.2.80 -d 203.0.113.10 -p tcp{from} --dport 6443 -j DROP"
         );
         gateway
             .exec(&line.split(' ').collect::<Vec<_>>())
             .and_then(crate::run::Output::success)
             .map_err(told)
     };
-    rule("-I")?;
-    thread::sleep(Duration::from_secs(30));
-    let during = g.verdict();
-    rule("-D")?;
-    if during.as_deref() != Ok("Upstream") {
-        return Err(format!("while it was dropped on the way: {during:?}"));
-    }
-    // Whether the kubelet comes back by itself or is helped, its lease is renewed in the end and the node is well.
-    g.heal_well()?;
+    let by_port = |verb: &str, ports: &[String]| {
+        ports.iter().try_for_each(|p| rule(verb, &format!(" --sport {p}")).map(drop))
+    };
+    let was = g.sh(INVOCATION)?;
+    rule("-I", "")?;
+    // It speaks every ten seconds, and gives a connection up after twice ten.
+    thread::sleep(Duration::from_secs(12));
+    g.sh("systemctl kill -s STOP k3s-agent")?;
+    let open = g.sh(PORTS)?;
+    let ports: Vec<String> = open.split_whitespace().map(str::to_owned).collect();
+    let seen = (|| {
+        thread::sleep(Duration::from_secs(18));
+        let during = g.verdict();
+        by_port("-I", &ports)?;
+        rule("-D", "")?;
+        if during.as_deref() != Ok("Upstream") {
+            return Err(format!("while it was dropped on the way: {during:?}"));
+        }
+        if ports.is_empty() {
+            return Err("the kubelet has no connection: the case proves nothing".to_owned());
+        }
+        // Nobody but the agent can close what a process that stands still has open.
+        let held = ports.join("|");
+        g.sh(&format!(
+            "rm -f /run/lab-closed; systemd-run -q --collect --unit=lab-wake sh -c \"while ss -Htn dst 203.0.113.10 and dport = :6443 | grep -qE ':({held}) '; \
+             do sleep 0.1; done; touch /run/lab-closed; systemctl kill -s CONT k3s-agent\""
+        ))?;
+        within(Duration::from_secs(15), || g.expect_verdict("KubeletStuck"))?;
+        if g.sh("test -e /run/lab-closed").is_ok() {
+            return Err("its connections went by themselves: the case proves nothing".to_owned());
+        }
+        g.heal_well()?;
+        let (closed, restarted) =
+            (g.sh("test -e /run/lab-closed").is_ok(), g.sh(INVOCATION)? != was);
+        if !closed && !restarted {
+            return Err("neither was a dead connection closed nor the unit restarted".to_owned());
+        }
+        let deeds =
+            g.sh("ls -t /var/lib/lifeline/journal/*.jsonl | head -1 | xargs cat | tr -d '\\000'")?;
+        if !deeds.contains("flows-gone") && !deeds.contains("restarted") {
+            return Err(format!("what was done is not in the journal: {deeds}"));
+        }
+        Ok(())
+    })();
+    rule("-D", "").ok();
+    by_port("-D", &ports).ok();
+    g.sh("systemctl kill -s CONT k3s-agent; systemctl stop lab-wake 2>/dev/null; rm -f /run/lab-closed")?;
+    seen?;
+    is_active(g)?;
     g.settled(Duration::from_secs(30))
 }
 

@@ -6,6 +6,7 @@ mod cluster;
 mod crash;
 mod drill;
 mod filter;
+mod first;
 mod fleet;
 mod ground;
 mod heal;
@@ -70,6 +71,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             rented::CASES,
             trouble::CASES,
             storm::CASES,
+            first::CASES,
             lent::CASES,
             package::CASES,
             fleet::CASES,

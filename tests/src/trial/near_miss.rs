@@ -1,8 +1,12 @@
 //! Near misses: what looks like the fault and is not. Touching anything is the failure.
 
-use super::ground::{NODE, lines};
+use super::ground::{NODE, lines, told};
+use super::routing::within;
+use super::upstream::in_mode;
 use super::{Case, Ground, Verdict};
 use crate::witness;
+use std::thread;
+use std::time::Duration;
 
 pub const CASES: &[Case] = &[
     Case {
@@ -90,11 +94,55 @@ fn foreign_in_front(g: &Ground<'_>) -> Verdict {
     remnant.map_or(Ok(()), |line| Err(format!("Tailscale's own rule is left: {line}")))
 }
 
+/// A ping every 50 ms, and how many of them the gateway did not answer.
+const LAN: &str = "ping -n -q -i 0.05 -W 1 -c 500 192.168.2.1 | sed -n 's/^\\([0-9]*\\) packets transmitted, \\([0-9]*\\) .*/\\1 \\2/p'";
+/// A new connection every 100 ms, and how many of them came to nothing within half a second.
+const API: &str = "n=0; for i in $(seq 150); do curl -sk -m 0.5 -o /dev/null https://203.0.113.10:6443/readyz || n=$((n+1)); sleep 0.1; done; echo 150 $((150 - n))";
+
+/// Says how many were sent, and how many of those were lost.
+fn lost(said: &str) -> std::result::Result<(u32, u32), String> {
+    let mut numbers = said.split_whitespace().filter_map(|w| w.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(sent), Some(came)) => Ok((sent, sent.saturating_sub(came))),
+        _ => Err(format!("it was not counted: {said:?}")),
+    }
+}
+
+/// The guard stands against tailscaled, a tool's rule lands in front of it, and all the while somebody calls.
 fn overtaken(g: &Ground<'_>) -> Verdict {
     let before = g.snapshot()?;
-    g.make("R22")?;
+    in_mode(g, "guard", || {
+        let call = |script: &'static str| {
+            let node = g.node()?;
+            Ok::<_, String>(thread::spawn(move || {
+                node.exec_within(&["sh", "-c", script], Duration::from_secs(120))
+            }))
+        };
+        let calls = [("LAN", call(LAN)?, 4), ("API server", call(API)?, 3)];
+        thread::sleep(Duration::from_secs(1));
+        g.make("R22")?;
+        is_in_front(g)?;
+        for (whom, call, most) in calls {
+            let said = call.join().map_err(|_| "a caller panicked".to_owned())?.map_err(told)?;
+            let (sent, lost) = lost(&said.stdout)?;
+            if lost > most {
+                return Err(format!("of {sent} calls to the {whom} {lost} were lost"));
+            }
+        }
+        is_in_front(g)
+    })?;
     g.heal_well()?;
     g.expect_no_guard()?;
     // The device that wg-quick configured stays, with what hangs on it; its rules and its table do not.
     g.expect_same_but(&before, |d| d.to_string().contains("wg0"))
+}
+
+/// A rule of ours for the API server stands, and in front of the tool's own.
+fn is_in_front(g: &Ground<'_>) -> Verdict {
+    const FIRST: &str = "ip rule | awk -F: '/lookup 51820/ {t=$1} /to 203.0.113.10 .*proto 213/ && g==\"\" {g=$1} END {print t, g; exit !(t!=\"\" && g!=\"\" && g+0 < t+0)}'";
+    within(Duration::from_secs(5), || {
+        g.sh(FIRST)
+            .map(drop)
+            .map_err(|why| format!("the guard is not in front of the tool's rule: {why}"))
+    })
 }

@@ -35,6 +35,10 @@ pub const CASES: &[Case] = &[
         run: captured_on_six,
     },
     Case {
+        name: "R14_what_is_left_of_ipv6_alone_harms_nobody_and_is_cleaned",
+        run: remnant_of_six,
+    },
+    Case {
         name: "R15_the_ways_to_other_nodes_pods_are_restored",
         run: |g| heal::lost_then_same(g, "R15"),
     },
@@ -154,6 +158,26 @@ fn captured_on_six(g: &Ground<'_>) -> Verdict {
     g.expect_same(&before)?;
     g.sh(SIX)?;
     g.expect_no_guard()
+}
+
+/// The cluster does not use IPv6: what a dead Tailscale left there is a remnant, and no capture.
+fn remnant_of_six(g: &Ground<'_>) -> Verdict {
+    const INVOCATION: &str = "systemctl show -p InvocationID --value k3s-agent";
+    let (before, was) = (g.snapshot()?, g.sh(INVOCATION)?);
+    g.make("R14")?;
+    if witness::diff(&before, &g.snapshot()?).is_empty() {
+        return Err("R14 changed nothing: the case proves nothing".to_owned());
+    }
+    g.expect_verdict("Healthy")?;
+    g.sh(ANSWERS)?;
+    g.heal_well()?;
+    g.expect_same(&before)?;
+    g.expect_no_guard()?;
+    if g.sh(INVOCATION)? == was {
+        Ok(())
+    } else {
+        Err("k3s-agent was restarted for a remnant".to_owned())
+    }
 }
 
 fn device_lost(g: &Ground<'_>) -> Verdict {

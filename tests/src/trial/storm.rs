@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::alone::own_incidents;
 use super::ground::{NODE, told};
 use super::routing::{ANSWERS, within};
 use super::upstream::in_mode;
@@ -21,7 +22,7 @@ pub const CASES: &[Case] = &[
     },
     Case { name: "A7_idle_and_garbled_connections_in_thousands_hold_no_operator_up", run: crowd },
     Case {
-        name: "A10_a_hostile_pod_delays_nothing_and_nothing_of_it_is_run_followed_or_killed",
+        name: "A10_a_hostile_pod_holds_no_incident_open_and_nothing_of_it_is_run_followed_or_killed",
         run: hostile,
     },
 ];
@@ -187,10 +188,14 @@ const ROOT: &str =
     "/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/5e0a9c7b3d1f4826ab4d/rootfs";
 
 /// A pod with the node's network and the right to change it. Its program is called `tailscaled`; a `tailscale` lies where one would look for
-/// it; what looks like its socket is a link that leads out of its root, to a socket of the node's; and it adds and removes a rule that
-/// could capture, ten times a second.
+/// it; what looks like its socket is a link that leads out of its root, to a socket of the node's. It captures: by a rule and a table of
+/// its own for four seconds, and then by a blackhole in `main`, which the agent is to take away, and which is counted. From then on it
+/// adds and removes a rule that could capture, ten times a second.
 fn settle_in(g: &Ground<'_>) -> Verdict {
-    let flap = "while :; do ip rule add pref 5209 lookup 4343; sleep 0.1; ip rule del pref 5209 lookup 4343; done";
+    let flap = "ip route add unreachable default table 4343; ip rule add pref 5209 lookup 4343; sleep 4; \
+        ip rule del pref 5209 lookup 4343; ip route flush table 4343; \
+        ip route add blackhole 203.0.113.10; while ip route show | grep -q ^blackhole; do sleep 0.2; done; \
+        while :; do ip rule add pref 5209 lookup 4343; sleep 0.1; ip rule del pref 5209 lookup 4343; done";
     g.sh(&format!(
         "set -e; mkdir -p {ROOT}/usr {ROOT}/opt {ROOT}/run/tailscale {ROOT}/var {ROOT}/tmp; ln -sfn ../run {ROOT}/var/run; \
          for l in bin sbin lib lib64; do ln -sfn usr/$l {ROOT}/$l; done; cp /bin/sh {ROOT}/opt/tailscaled; \
@@ -201,10 +206,12 @@ fn settle_in(g: &Ground<'_>) -> Verdict {
          systemd-run -q --collect --unit={POD} --slice={SLICE} -p RootDirectory={ROOT} -p MountAPIVFS=yes -p BindReadOnlyPaths=/usr -p KillSignal=SIGKILL \
          /usr/bin/unshare --mount --pid --fork --mount-proc /opt/tailscaled /opt/flap"
     ))?;
-    within(Duration::from_secs(10), || {
-        g.sh("for i in 1 2 3 4 5 6 7 8; do ip rule | grep -q 5209 && exit 0; sleep 0.05; done; exit 1")
+    // What it struck in main is met, and only then does it flap.
+    within(Duration::from_secs(40), || {
+        g.sh("ip rule | grep -q 'lookup 4343' && ! ip route show table 4343 2>/dev/null | grep -q unreachable && ! ip route | grep -q ^blackhole && \
+              test -s /var/lib/lifeline/budget/attempts.json")
             .map(drop)
-            .map_err(|why| format!("the pod does nothing: {why}"))
+            .map_err(|why| format!("the pod's blackhole is not met: {why}"))
     })
 }
 
@@ -220,6 +227,7 @@ fn hostile(g: &Ground<'_>) -> Verdict {
         let was = g.sh(&format!("systemctl show -P InvocationID {POD}; {PIDS}"))?;
         g.make("R1")?;
         is_met(g)?;
+        ends(g)?;
         let now = g.sh(&format!("systemctl show -P InvocationID {POD}; {PIDS}"))?;
         if now.lines().take(3).ne(was.lines().take(3)) {
             return Err(format!("the pod was touched:\n{was}\n{now}"));
@@ -238,6 +246,27 @@ fn hostile(g: &Ground<'_>) -> Verdict {
     seen?;
     within(Duration::from_secs(40), || g.expect_no_guard())?;
     g.expect_same(&before)
+}
+
+/// While the pod goes on the agent's own incident ends.
+fn ends(g: &Ground<'_>) -> Verdict {
+    within(Duration::from_secs(90), || match own_incidents(g)?.first() {
+        Some((_, ending)) if ending == "recovered" => Ok(()),
+        newest => Err(format!("the agent's own incident does not end recovered: {newest:?}")),
+    })?;
+    // The operator is not kept waiting: nothing is under way, and of what still stands he is told the truth (exit code 5). It is a captor that
+    // is known, and not trusted for ten minutes.
+    let healed = g.heal()?;
+    let said = format!("{}{}", healed.stdout, healed.stderr);
+    let told = healed.code == Some(5) && said.contains("is Healthy, and our guard still stands");
+    if !healed.ok() && !told {
+        return Err(format!("ctl heal ended with {:?} beside the pod: {said}", healed.code));
+    }
+    within(Duration::from_secs(2), || {
+        g.sh("ip rule | grep -q 'lookup 4343'")
+            .map(drop)
+            .map_err(|why| format!("the pod has given up: {why}"))
+    })
 }
 
 /// The real daemon's capture is guarded against at once, and what it made goes.
