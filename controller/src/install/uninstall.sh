@@ -2,7 +2,7 @@
 set -e
 at=/usr/local/bin/lifeline-agent
 systemctl disable --now lifeline-agent.service 2>/dev/null || true
-systemctl stop lifeline-undo.timer lifeline-undo.service lifeline-once.service 2>/dev/null || true
+systemctl stop lifeline-undo.timer lifeline-undo.service lifeline-once.service lifeline-upgrade.service 2>/dev/null || true
 if [ -x "$at" ] && [ -e /etc/lifeline/agent.toml ]; then
   timeout 60 "$at" cleanup >/dev/null
 fi
@@ -13,7 +13,8 @@ done
 rm -f /etc/systemd/system/lifeline-agent.service /usr/local/lib/systemd/catalog/lifeline.catalog
 rmdir /usr/local/lib/systemd/catalog /usr/local/lib/systemd 2>/dev/null || true
 systemctl daemon-reload
-systemctl reset-failed lifeline-agent.service lifeline-undo.service 2>/dev/null || true
+# One by one: a name that is not there would end the others' turn.
+for u in lifeline-agent lifeline-undo lifeline-upgrade; do systemctl reset-failed "$u.service" 2>/dev/null || true; done
 journalctl --update-catalog 2>/dev/null || true
 rm -rf /etc/lifeline /var/lib/lifeline /run/lifeline /run/lifeline-once /run/lifeline-once.toml /run/.lifeline-quarantine /var/lib/.lifeline-quarantine
 rm -f "$at" "$at.once"

@@ -61,8 +61,10 @@ pub async fn carry_texts(ssh: &Ssh) -> Result<(), SshError> {
 
 /// Swaps the pieces in a unit of its own on the node, which ends whether or not we are still there.
 pub async fn swap(ssh: &Ssh) -> Result<Swapped, SshError> {
+    // One that failed and re-read systemd's files stays known by its name, and the next could not have it.
     let script = format!(
-        "systemd-run --quiet --collect --wait --unit=lifeline-upgrade sh -c {}",
+        "systemctl reset-failed lifeline-upgrade.service 2>/dev/null\n\
+         systemd-run --quiet --collect --wait --unit=lifeline-upgrade sh -c {}",
         ssh::quoted(UPGRADE)
     );
     match ssh.run("upgrade", &script, &[], RESTARTS).await {
