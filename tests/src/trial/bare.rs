@@ -10,7 +10,8 @@ use super::{Case, Ground, Verdict};
 use crate::names;
 use crate::run::{self, Output};
 use crate::space::Space;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The last ones of their gear: what they leave is an agent that `ctl install` has put there, not the lab.
 pub const CASES: &[Case] = &[Case {
@@ -68,7 +69,8 @@ fn by_the_labs_operator(g: &Ground<'_>) -> Verdict {
         placed(g)?;
         ends(&install(&[])?, 1, "")?;
         let bad = broken()?.display().to_string();
-        renewed(g, &|more| install(more), &|more| way.install(g, &bad, more))?;
+        let well_again = || g.settled(Duration::from_secs(30));
+        renewed(g, &|more| install(more), &|more| way.install(g, &bad, more), well_again)?;
         ends(&way.ctl(g, "uninstall", &[])?, 0, "").map(drop)
     };
     between(g, &way, there_and_back)
@@ -103,7 +105,18 @@ fn by_the_readme(g: &Ground<'_>) -> Verdict {
         ends(&typed(&format!("ctl diagnose {NODE}"), &[])?, 0, "")?;
         let upgrade = |more: &[&str]| typed(&install, &[&options[..], more].concat());
         let bad = broken()?.display().to_string();
-        renewed(g, &upgrade, &|more| upgrade(&[&["--binary", &bad][..], more].concat()))?;
+        // The lab's operator is nobody to this agent.
+        let well_again = || {
+            let until = Instant::now() + Duration::from_secs(30);
+            loop {
+                match ends(&typed(&format!("ctl diagnose {NODE}"), &["-o", "json"])?, 0, "") {
+                    Err(_) if Instant::now() < until => thread::sleep(Duration::from_millis(500)),
+                    done => return done.map(drop),
+                }
+            }
+        };
+        let broken = |more: &[&str]| upgrade(&[&["--binary", &bad][..], more].concat());
+        renewed(g, &upgrade, &broken, well_again)?;
         let away = [&ssh[..], &options].concat();
         ends(&typed(&format!("ctl uninstall {NODE}"), &away)?, 0, "").map(drop)
     };
@@ -119,16 +132,19 @@ fn between(g: &Ground<'_>, way: &Way, work: impl Fn() -> Verdict) -> Verdict {
     ends(&way.ctl(g, "uninstall", &["--discard"])?, 0, "")?;
     traces(g)?;
     let bare = g.snapshot()?;
-    work()?;
-    traces(g)?;
-    g.expect_same(&bare)?;
+    let done = work().and_then(|()| traces(g)).and_then(|()| g.expect_same(&bare));
+    if done.is_err() {
+        // What failed half-way may have left an agent that the lab's operator is nobody to.
+        way.ctl(g, "uninstall", &["--discard"])?;
+    }
     // What comes after this needs an agent, in the mode that it had.
     ends(&way.install(g, &program(), &[])?, 0, "installed")?;
     let mode = mode.trim();
     g.sh(&format!(
         "sed -i 's/^mode = .*/{mode}/' /etc/lifeline/agent.toml && systemctl restart lifeline-agent"
     ))?;
-    g.settled(Duration::from_secs(40))
+    let settled = g.settled(Duration::from_secs(40));
+    done.and(settled)
 }
 
 fn well(seen: &serde_json::Value) -> Verdict {
@@ -145,7 +161,12 @@ fn placed(g: &Ground<'_>) -> Verdict {
 }
 
 /// A good program comes with its unit and message texts; a bad one takes back what it brought.
-fn renewed(g: &Ground<'_>, good: Ctl<'_>, bad: Ctl<'_>) -> Verdict {
+fn renewed(
+    g: &Ground<'_>,
+    good: Ctl<'_>,
+    bad: Ctl<'_>,
+    well_again: impl Fn() -> Verdict,
+) -> Verdict {
     let sums = format!("sha256sum /usr/local/bin/lifeline-agent {UNIT} {CATALOG}");
     let shipped = g.sh(&sums)?;
     let pid = g.sh(PID)?;
@@ -164,7 +185,7 @@ fn renewed(g: &Ground<'_>, good: Ctl<'_>, bad: Ctl<'_>) -> Verdict {
     expect("what a rollback brings back", &g.sh(&sums)?, &old)?;
     expect("the hardening that runs again", &g.sh(CLOCK)?, "no\nno\n")?;
     expect("what a rollback leaves", &g.sh(LEFT)?, "")?;
-    g.settled(Duration::from_secs(30))
+    well_again()
 }
 
 /// One of the unit's settings as systemd goes by it, and whether it has something to read again.
