@@ -3,10 +3,9 @@
 
 use super::book::{BookError, Noted};
 use super::conduct::{Conduct, Desk, NodeEnd, Told, Word};
-use super::leg::{Halt, Leg, LegEnd, World};
+use super::leg::{Halt, Leg, LegEnd, World, all_so};
 use super::op::{Left, RunbookOp, Seen};
 use super::opened::{NodeObject, NodeWas, Opened};
-use super::real::all_so;
 use super::run::{Clocked, Shelf, WorkClock};
 use crate::error::CommandError;
 use lifeline_core::clock::Stamp;

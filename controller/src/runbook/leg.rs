@@ -79,6 +79,29 @@ pub trait World: Sync {
     fn say(&self, line: &str);
 }
 
+/// Everything the leg was for is looked at afresh.
+pub async fn all_so<W: World>(world: &W, leg: &Leg) -> Judgement {
+    let (mut health, mut said) = (Health::Well, Vec::new());
+    for op in &leg.ops {
+        match world.look(op).await {
+            Ok(seen) => {
+                if !seen.so {
+                    health = Health::Unwell;
+                }
+                said.push(if seen.words.is_empty() { op.to_string() } else { seen.words });
+            }
+            Err(why) => {
+                if health == Health::Well {
+                    health = Health::Unknown;
+                }
+                said.push(why);
+            }
+        }
+    }
+    let findings = if health == Health::Well { Vec::new() } else { vec![leg.name.clone()] };
+    Judgement { health, findings, summary: said.join("; ") }
+}
+
 /// How a leg ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegEnd {

@@ -6,7 +6,7 @@ use super::check::{self, Checked};
 use super::conduct::Desk as Wanted;
 use super::consent::{Consent, console};
 use super::lease::Looks;
-use super::leg::{Leg, World};
+use super::leg::{Leg, World, all_so};
 use super::missed::Missed;
 use super::op::{RunbookOp, Seen};
 use super::opened::Opened;
@@ -27,7 +27,6 @@ use crate::ssh;
 use crate::verbs::vps::desk::Desk;
 use crate::verbs::vps::restart;
 use crate::words;
-use lifeline_core::diagnosis::Health;
 use lifeline_core::engine::{Failure, Judgement};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -367,29 +366,6 @@ impl World for Real<'_> {
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
-}
-
-/// Everything the leg was for is looked at afresh.
-pub async fn all_so<W: World>(world: &W, leg: &Leg) -> Judgement {
-    let (mut health, mut said) = (Health::Well, Vec::new());
-    for op in &leg.ops {
-        match world.look(op).await {
-            Ok(seen) => {
-                if !seen.so {
-                    health = Health::Unwell;
-                }
-                said.push(if seen.words.is_empty() { op.to_string() } else { seen.words });
-            }
-            Err(why) => {
-                if health == Health::Well {
-                    health = Health::Unknown;
-                }
-                said.push(why);
-            }
-        }
-    }
-    let findings = if health == Health::Well { Vec::new() } else { vec![leg.name.clone()] };
-    Judgement { health, findings, summary: said.join("; ") }
 }
 
 impl Wanted for Real<'_> {
