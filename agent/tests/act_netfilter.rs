@@ -6,6 +6,7 @@ mod alone;
 
 use alone::{all, alone, sh};
 use lifeline_agent::act::{Hands, Paths};
+use lifeline_agent::netfilter::{read, read_all};
 use lifeline_agent::netlink::Kernel;
 use lifeline_core::net::Family;
 use lifeline_core::observation::{Backend, Dialect, NfRule};
@@ -159,6 +160,40 @@ fn looking_at_legacy_does_not_create_its_tables() {
         take(&hands, &op).await;
         let names = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names");
         assert_eq!(names.unwrap_or_default(), "");
+    });
+}
+
+#[test]
+fn tables_are_the_same_at_once_and_one_by_one_and_one_beyond_iptables_spoils_only_itself() {
+    alone(async || {
+        with("iptables-nft", NODE);
+        with("iptables-nft", TAILSCALE);
+        let native = "nft add table ip theirs; nft add chain ip theirs c";
+        for (spoil, beyond) in [
+            (native, vec!["theirs"]),
+            (
+                "nft add rule ip mangle KUBE-PROXY-CANARY meta length 0-400 counter",
+                vec!["mangle", "theirs"],
+            ),
+        ] {
+            sh(spoil);
+            let at_once = read_all(Backend::Nft, Family::V4).await.unwrap();
+            let mut names = Vec::new();
+            for table in &at_once {
+                let dialect = match beyond.contains(&&*table.name) {
+                    true => Dialect::Nft,
+                    false => Dialect::Iptables,
+                };
+                let by_itself = read(Backend::Nft, Family::V4, &table.name, dialect).await;
+                assert_eq!(Some(table), by_itself.unwrap().as_ref());
+                names.push(&*table.name);
+            }
+            names.sort_unstable();
+            assert_eq!(names, ["filter", "mangle", "nat", "theirs"]);
+        }
+        let by_tool = sh("iptables-nft-save -t nat | grep -c ^-A").trim().parse::<usize>().unwrap();
+        let nat = read(Backend::Nft, Family::V4, "nat", Dialect::Iptables).await.unwrap().unwrap();
+        assert!(by_tool > 0 && nat.rules.len() == by_tool);
     });
 }
 
