@@ -18,7 +18,8 @@ pub struct Quick {
     pub links: Vec<Link>,
     pub addrs: Vec<Addr>,
     names: LinkNames,
-    messages: Vec<RouteMessage>,
+    /// Our own routes, each with the message it came in.
+    own: Vec<(Route, RouteMessage)>,
 }
 
 impl Quick {
@@ -31,8 +32,13 @@ impl Quick {
             rules.extend(kernel.rules(family).await?.into_iter().map(|(r, _)| r));
         }
         let drill = rules.extract_if(.., |r| drill::is_rule(r)).collect();
-        let (routes, messages) = kernel.routes(&names).await?.into_iter().unzip();
-        Ok(Self { rules, drill, routes, links, addrs, names, messages })
+        let ours = |r: &Route| [PROTOCOL, drill::PROTOCOL].contains(&r.protocol);
+        let (mut routes, mut own) = (Vec::new(), Vec::new());
+        for (route, message) in kernel.routes_with(&names, ours).await? {
+            own.extend(message.map(|m| (route.clone(), *m)));
+            routes.push(route);
+        }
+        Ok(Self { rules, drill, routes, links, addrs, names, own })
     }
 
     /// Unicast routes of `main`.
@@ -59,8 +65,8 @@ pub async fn apply(kernel: &Kernel, quick: &Quick, changes: &Changes) -> Result<
         delete(kernel, rule).await?;
     }
     for route in &changes.delete_routes {
-        if let Some(at) = quick.routes.iter().position(|r| r == route) {
-            kernel.delete_route(quick.messages[at].clone()).await?;
+        if let Some((_, message)) = quick.own.iter().find(|(r, _)| r == route) {
+            kernel.delete_route(message.clone()).await?;
         }
     }
     Ok(())

@@ -29,8 +29,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 const COALESCE: Duration = Duration::from_millis(5);
 /// At most twenty batches a second, whatever somebody does to the rules.
 const AT_LEAST: Duration = Duration::from_millis(50);
+/// Among 100 000 routes a batch takes tenths of a second: then the pause is as long, up to this, and half of one processor is left
+/// alone while somebody flaps a route.
+const AT_MOST: Duration = Duration::from_millis(500);
 /// Looked at anew without any hint, in case one was lost.
 const TICK: Duration = Duration::from_secs(2);
+/// That long at most, when each look costs much: without hints a twentieth of one processor is enough.
+const SLOWEST: Duration = Duration::from_secs(10);
 /// How long one batch may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -224,13 +229,14 @@ impl Keeper {
     async fn keep(&mut self, mut events: crate::netlink::Events) {
         loop {
             let (number, order) = self.orders.borrow_and_update().clone();
+            let began = Instant::now();
             let again = match timeout(LIMIT, self.reconcile(&order)).await {
-                Ok(Ok(again)) => again,
+                Ok(Ok(again)) => again.max((began.elapsed() * 20).min(SLOWEST)),
                 Ok(Err(e)) => self.trouble(chain(&e)),
                 Err(_) => self.trouble(format!("not done within {LIMIT:?}")),
             };
             self.tell.send_modify(|s| s.done = number);
-            sleep(AT_LEAST).await;
+            sleep(began.elapsed().clamp(AT_LEAST, AT_MOST)).await;
             tokio::select! {
                 changed = self.orders.changed() => if changed.is_err() { return },
                 hints = events.next() => match hints {
@@ -266,9 +272,10 @@ impl Keeper {
         let quick = Quick::look(&self.kernel).await?;
         let derived = Baseline::default();
         let base = order.base.as_deref().unwrap_or(&derived);
-        let own: Vec<Route> = quick.main_routes();
         // Without a baseline, and after the network has moved, the node's own main is all there is to mirror.
-        let mirror = if order.moved || base.routes.is_empty() { &own } else { &base.routes };
+        let own: Option<Vec<Route>> =
+            (order.moved || base.routes.is_empty()).then(|| quick.main_routes());
+        let mirror = own.as_ref().unwrap_or(&base.routes);
         let caught = guard::captured(&quick.rules, &quick.routes, base, &order.marks);
         let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         if core::mem::replace(&mut self.forgiven, order.forgiven) != order.forgiven {

@@ -37,6 +37,23 @@ impl Kernel {
         self.all_routes(|m| route_from(&m, names)).await
     }
 
+    /// The routes, and the message of each that is kept by `keep`: who guards deletes its own alone, and looks every few seconds.
+    ///
+    /// # Errors
+    /// As [`Self::routes`].
+    pub async fn routes_with(
+        &self,
+        names: &LinkNames,
+        keep: impl Fn(&Route) -> bool,
+    ) -> Result<Vec<(Route, Option<Box<RouteMessage>>)>, NetlinkError> {
+        let make = |m: RouteMessage| {
+            let route = route_from(&m, names);
+            let message = keep(&route).then(|| Box::new(m));
+            (route, message)
+        };
+        self.all_routes(make).await
+    }
+
     async fn all_routes<T: PartialEq>(
         &self,
         make: impl Fn(RouteMessage) -> T,

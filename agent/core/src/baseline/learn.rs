@@ -8,7 +8,8 @@ use crate::fib;
 use crate::filter::{self, Marked};
 use crate::net::Family;
 use crate::observation::{
-    Addr, Fate, Link, Observation, Probe, Reach, Route, RouteKind, Rule, Sense, TABLE_MAIN, Through,
+    Action, Addr, Fate, Link, Observation, Probe, Reach, Route, RouteKind, Rule, Sense, TABLE_MAIN,
+    Through,
 };
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -167,8 +168,10 @@ fn build(seen: &Observation, rules: &[Rule], main: &[Route]) -> Baseline {
         fdb: &seen.fdb,
         overlay: critical::has_overlay(&seen.links),
     };
-    // Tables other than main count only when a rule leads there; `local` is spoken for by the addresses.
-    let others = seen.routes.iter().filter(|r| r.table != TABLE_MAIN).cloned();
+    // Tables other than main count only when a rule leads there, and only those are copied: with 100 000 routes in another one a
+    // copy is tens of megabytes. `local` is spoken for by the addresses.
+    let leads = |table| rules.iter().any(|r| r.action == Action::Lookup(table));
+    let others = seen.routes.iter().filter(|r| r.table != TABLE_MAIN && leads(r.table)).cloned();
     let routes: Vec<Route> = main.iter().cloned().chain(others).collect();
     let mut used: Vec<Rule> = Vec::new();
     let marks = filter::marks(seen);
