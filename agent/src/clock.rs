@@ -40,12 +40,13 @@ impl Clock {
 
     /// Now.
     pub fn now(&self) -> Stamp {
-        Stamp {
-            boot: self.boot.clone(),
-            ms: millis(ClockId::Boottime),
-            wall_ms: millis(ClockId::Realtime),
-        }
+        Stamp { boot: self.boot.clone(), ms: millis(ClockId::Boottime), wall_ms: wall_ms() }
     }
+}
+
+/// What this machine's wall clock shows, Unix milliseconds.
+pub fn wall_ms() -> u64 {
+    millis(ClockId::Realtime)
 }
 
 fn millis(clock: ClockId) -> u64 {

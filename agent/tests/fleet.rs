@@ -8,10 +8,12 @@ mod stage;
 use lifeline_agent::clock::Clock;
 use lifeline_agent::config::Tls;
 use stage::Stage;
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A folder with a folder for each agent: its certificate, key and authority as `ctl pki agent` makes them, and its `address`.
+/// A folder with a folder for each agent: its certificate, key and authority as `ctl pki agent` makes them, and its `address`; and a
+/// file `silent` of addresses where connections are taken and nobody serves.
 const FLEET: &str = "LIFELINE_FLEET";
 
 fn tls(dir: &Path) -> Tls {
@@ -31,6 +33,8 @@ fn serves_a_fleet_until_it_is_killed() {
     let clock = Clock::read().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
+        let silent = std::fs::read_to_string(Path::new(&fleet).join("silent")).unwrap();
+        let _open: Vec<_> = silent.lines().map(|at| TcpListener::bind(at).unwrap()).collect();
         let mut agents = 0;
         for entry in std::fs::read_dir(fleet).unwrap() {
             let dir = entry.unwrap().path();

@@ -3,6 +3,7 @@
 use crate::error::CommandError;
 use crate::obstacle::chain;
 use crate::reach::Reached;
+use crate::skew::Skew;
 use crate::ssh::Tunnel;
 use lifeline_core::diagnosis::{Diagnosis, Verdict};
 use lifeline_proto::v1 as wire;
@@ -104,6 +105,8 @@ pub struct Agent {
     pub via: String,
     /// Its answer when it was reached.
     pub status: wire::StatusReply,
+    /// How far its wall clock was from ours then.
+    pub skew: Option<Skew>,
     client: wire::lifeline_client::LifelineClient<tonic::transport::Channel>,
     /// What carries the connection, when it is not the network itself.
     _tunnel: Option<Arc<Tunnel>>,
@@ -112,7 +115,7 @@ pub struct Agent {
 impl From<Reached> for Agent {
     fn from(r: Reached) -> Self {
         let node = r.status.node.clone();
-        Self { node, via: r.via, status: r.status, client: r.client, _tunnel: None }
+        Self { node, via: r.via, status: r.status, skew: r.skew, client: r.client, _tunnel: None }
     }
 }
 
@@ -141,7 +144,14 @@ impl Agent {
     pub fn said(node: &str, status: wire::StatusReply) -> Self {
         let nowhere = tonic::transport::Endpoint::from_static("http://nowhere").connect_lazy();
         let client = wire::lifeline_client::LifelineClient::new(nowhere);
-        Self { node: node.to_owned(), via: "nowhere".to_owned(), status, client, _tunnel: None }
+        Self {
+            node: node.to_owned(),
+            via: "nowhere".to_owned(),
+            status,
+            skew: None,
+            client,
+            _tunnel: None,
+        }
     }
 
     /// Who it is and how its node was at its last look.

@@ -37,6 +37,7 @@ mod runbook;
 mod secret;
 mod session;
 mod sight;
+mod skew;
 mod ssh;
 mod status_view;
 mod suggest;

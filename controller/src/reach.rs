@@ -3,6 +3,7 @@
 use crate::identity::Identity;
 use crate::obstacle::{Fate, Listening, Obstacle};
 use crate::pki::subject::Subject;
+use crate::skew::Skew;
 use crate::tls;
 use hyper_util::rt::TokioIo;
 use lifeline_proto::v1::lifeline_client::LifelineClient;
@@ -12,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -51,6 +52,8 @@ pub struct Reached {
     pub status: StatusReply,
     /// The path that worked.
     pub via: String,
+    /// How far its wall clock is from ours, if it says what it shows.
+    pub skew: Option<Skew>,
 }
 
 /// One path that was tried in vain.
@@ -207,8 +210,13 @@ where
 
 async fn first(channel: Channel, fate: &Arc<Fate>, via: String) -> Result<Reached, Obstacle> {
     let mut client = LifelineClient::new(channel).max_decoding_message_size(16 << 20);
+    let asked = Instant::now();
     match timeout(FIRST, client.status(StatusRequest {})).await {
-        Ok(Ok(reply)) => Ok(Reached { client, status: reply.into_inner(), via }),
+        Ok(Ok(reply)) => {
+            let status = reply.into_inner();
+            let skew = Skew::of(status.now_ms, SystemTime::now(), asked.elapsed());
+            Ok(Reached { client, status, via, skew })
+        }
         Ok(Err(status)) => Err(Obstacle::from_status(status, fate)),
         Err(_) => Err(Obstacle::Silent { stage: "answer its first question", limit: FIRST }),
     }

@@ -21,11 +21,17 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+fn wall_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap()
+}
+
 /// What changes while it serves.
 pub struct State {
     pub verdict: Verdict,
     /// The boot it is in.
     pub boot: String,
+    /// How far its clock is ahead of the real one, milliseconds.
+    pub ahead_ms: i64,
     /// Diagnoses that still find our guard standing.
     pub guarded: u32,
     /// Plans, in order; the last one stays.
@@ -69,6 +75,7 @@ impl StandIn {
             state: Mutex::new(State {
                 verdict: Verdict::Healthy,
                 boot: "b".into(),
+                ahead_ms: 0,
                 guarded: 0,
                 plans: [story::plan(&[])].into(),
                 stories: VecDeque::new(),
@@ -204,6 +211,7 @@ impl Lifeline for Shared {
             age_ms: 1200,
             baseline: "learned".into(),
             denied_serials: state.denied.clone(),
+            now_ms: wall_ms().saturating_add_signed(state.ahead_ms),
             ..wire::StatusReply::default()
         }))
     }

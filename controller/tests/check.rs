@@ -42,6 +42,24 @@ async fn each_thing_that_is_missing_has_a_hint() {
     assert!(bad[0]["what"].as_str().unwrap().contains("127.0.0.1:9") && bad[0]["hint"].is_string());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_off_is_named_by_how_much_and_which_way() {
+    let desk = Desk::new().await;
+    let (at, agent) = StandIn::calypso().serve(&desk, "calypso", "pki").await;
+    desk.configure(&[at]);
+    let agree = desk.ctl(&["check", "-o", "json"]).await.exits(0);
+    says(&of(&agree, "calypso"), &true.into(), "its clock and this machine's agree");
+
+    agent.state().ahead_ms = 20_500;
+    let near = desk.ctl(&["check", "-o", "json"]).await.exits(0);
+    says(&of(&near, "calypso"), &Value::Null, "its clock is 20 s ahead of this machine's");
+
+    agent.state().ahead_ms = -3_630_500;
+    let far = desk.ctl(&["check", "-o", "json"]).await.exits(3);
+    says(&of(&far, "calypso"), &false.into(), "its clock is 1 h 0 min behind this machine's");
+    assert!(bad(&far)[0]["hint"].as_str().unwrap().contains("timedatectl"), "{far:?}");
+}
+
 fn of(ran: &Ran, group: &str) -> Vec<(Value, String)> {
     let all = ran.json()["checks"].as_array().unwrap().clone();
     let mine = all.into_iter().filter(|c| c["group"] == group);

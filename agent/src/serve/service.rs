@@ -152,6 +152,7 @@ impl<N: Node> Lifeline for Service<N> {
             age_ms: 0,
             baseline: self.baseline_word(),
             denied_serials: self.trust.load().as_ref().map(|t| t.denied()).unwrap_or_default(),
+            now_ms: crate::clock::wall_ms(),
         };
         if let Some(glance) = latest {
             let d = &glance.diagnosis;

@@ -4,12 +4,17 @@ use super::{Answer, Group, Mark};
 use crate::agent::verdict;
 use crate::cli::VERSION;
 use crate::session::Session;
+use crate::skew::Skew;
 use crate::words;
 
 /// The agent looks every 5 to 30 s.
 const STALE_MS: u64 = 90_000;
 /// A node's certificate is renewed over the wire while it is valid.
 const SOON_S: i64 = 14 * 86_400;
+/// Clocks that are kept right by NTP differ by less, even over a slow line; what is beyond puts two machines' reports in a wrong order.
+const AGREE_MS: u64 = 2_000;
+/// Beyond this, what is valid from now on (a certificate, a service account's token) may be refused as not valid yet.
+const APART_MS: u64 = 60_000;
 
 /// Looks at what the agent said when it was reached.
 pub async fn look(session: &Session, node: &str, answer: Answer) -> Vec<Mark> {
@@ -45,6 +50,7 @@ pub async fn look(session: &Session, node: &str, answer: Answer) -> Vec<Mark> {
         format!("its last look is {} old", words::span_ms(s.age_ms)),
         "it may hang: journalctl -u lifeline-agent on the node",
     );
+    clocks(&mut group, agent.skew);
     let well = words::is_fine(verdict(s.verdict));
     group.mark(
         Some(well),
@@ -77,6 +83,30 @@ pub async fn look(session: &Session, node: &str, answer: Answer) -> Vec<Mark> {
         Err(why) => group.wrong(&why),
     }
     group.marks
+}
+
+/// Certificates, `--since` and the order of what reports tell are read by both clocks.
+fn clocks(group: &mut Group<'_>, skew: Option<Skew>) {
+    // An agent that does not say what its clock shows is of an older version, and that was said.
+    let Some(skew) = skew else { return };
+    let fine = match skew {
+        _ if skew.exceeds(APART_MS) => Some(false),
+        _ if skew.exceeds(AGREE_MS) => None,
+        _ => Some(true),
+    };
+    let what = match fine {
+        Some(true) => "its clock and this machine's agree".to_owned(),
+        _ => format!(
+            "its clock is {} {} this machine's",
+            words::span_ms(skew.ahead_ms.unsigned_abs()),
+            if skew.ahead_ms > 0 { "ahead of" } else { "behind" }
+        ),
+    };
+    group.mark(
+        fine,
+        what,
+        "which of the two is wrong, and whether it is kept right: timedatectl on both",
+    );
 }
 
 /// Version and build without the machine it was built for: a laptop and a node of different kinds may run the same.
