@@ -25,7 +25,7 @@ pub struct Quick {
 impl Quick {
     pub async fn look(kernel: &Kernel) -> Result<Self, NetlinkError> {
         let links = kernel.links().await?;
-        let names = kernel.names().await?;
+        let names = LinkNames::from(links.as_slice());
         let addrs = kernel.addrs(&names).await?;
         let mut rules = Vec::new();
         for family in Family::ALL {

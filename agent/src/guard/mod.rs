@@ -32,8 +32,10 @@ const AT_LEAST: Duration = Duration::from_millis(50);
 /// Among 100 000 routes a batch takes tenths of a second: then the pause is as long, up to this, and half of one processor is left
 /// alone while somebody flaps a route.
 const AT_MOST: Duration = Duration::from_millis(500);
-/// Looked at anew without any hint, in case one was lost.
-const TICK: Duration = Duration::from_secs(2);
+/// Looked at anew without any hint, in case one was lost; the full look, which orders a guard, comes as often.
+const TICK: Duration = Duration::from_secs(5);
+/// The same while a guard stands or somebody is feared: what ends by itself is seen to end.
+const CLOSE: Duration = Duration::from_secs(2);
 /// That long at most, when each look costs much: without hints a twentieth of one processor is enough.
 const SLOWEST: Duration = Duration::from_secs(10);
 /// How long one batch may take.
@@ -231,11 +233,14 @@ impl Keeper {
             let (number, order) = self.orders.borrow_and_update().clone();
             let began = Instant::now();
             let again = match timeout(LIMIT, self.reconcile(&order)).await {
-                Ok(Ok(again)) => again.max((began.elapsed() * 20).min(SLOWEST)),
+                // A guard that stands is not put off.
+                Ok(Ok(again)) if again < TICK => again,
+                Ok(Ok(_)) => (began.elapsed() * 20).clamp(TICK, SLOWEST),
                 Ok(Err(e)) => self.trouble(chain(&e)),
                 Err(_) => self.trouble(format!("not done within {LIMIT:?}")),
             };
             self.tell.send_modify(|s| s.done = number);
+            // Before the events are taken: what comes meanwhile is seen by the next look, and would else be told as new after it.
             sleep(began.elapsed().clamp(AT_LEAST, AT_MOST)).await;
             tokio::select! {
                 changed = self.orders.changed() => if changed.is_err() { return },
@@ -301,7 +306,7 @@ impl Keeper {
         let mut wanted = judge(order.stand);
         let stands = quick.rules.iter().any(|r| lifeline_core::fib::is_ours(r) && r.to.is_some());
         let watchful = matches!(order.stand, Stand::Guard | Stand::GuardByMirror);
-        let mut again = TICK;
+        let mut again = if stands || !threats.is_empty() { CLOSE } else { TICK };
         if stands && !wanted.guarded && watchful && wanted.no_room.is_none() {
             // Nothing captures any more. It lingers, because who has captured may do it again, and does not always warn.
             let since = *self.clear_since.get_or_insert_with(Instant::now);
@@ -311,7 +316,7 @@ impl Keeper {
                     quick.rules.iter().filter(|r| lifeline_core::fib::is_ours(r) && r.to.is_some());
                 wanted.rules.extend(keep.cloned());
                 wanted.guarded = true;
-                again = linger.saturating_sub(since.elapsed()).clamp(AT_LEAST, TICK);
+                again = linger.saturating_sub(since.elapsed()).clamp(AT_LEAST, CLOSE);
             }
         } else {
             self.clear_since = None;

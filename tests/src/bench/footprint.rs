@@ -112,7 +112,7 @@ fn idle(node: &Node) -> anyhow::Result<Vec<Figure>> {
     };
     let memory = "memory of a healthy node's agent";
     let processor = "CPU over a minute of a healthy node, children included";
-    let ticks = "ticks: guard 2 s, look 5 to 30 s, watchdog";
+    let ticks = "ticks: guard and look each 5 s or more, watchdog";
     Ok(vec![
         row("binary", "≤ 7 MB", 7.0, "MB", megabytes, linked),
         row(memory, "≤ 8 MiB", 8.0, "MiB", after.rss_mib, ""),
