@@ -10,6 +10,8 @@ mod story;
 mod audit;
 mod check;
 #[cfg(target_os = "linux")]
+mod claim;
+#[cfg(target_os = "linux")]
 mod cleanup;
 mod config;
 #[cfg(target_os = "linux")]

@@ -5,6 +5,7 @@ use super::card::because;
 use super::check::{self, Checked};
 use super::conduct::Desk as Wanted;
 use super::consent::{Consent, console};
+use super::hold::Hold;
 use super::lease::Looks;
 use super::leg::{Leg, World, all_so};
 use super::missed::Missed;
@@ -49,6 +50,8 @@ pub struct Real<'a> {
     pub side: Result<Side<'a>, String>,
     /// The provider, or why it cannot be asked.
     pub provider: Result<Desk, String>,
+    /// That nobody else is at it.
+    pub hold: &'a Hold<'a>,
     /// Where it is written down.
     pub book: &'a Book,
     /// How it began.
@@ -279,6 +282,7 @@ impl World for Real<'_> {
     }
 
     async fn act(&self, op: &RunbookOp, _: &Seen) -> Result<(), Failure> {
+        self.hold.turn().await;
         if let Some(node) = op.node() {
             self.missed.forget(node);
             self.renewals.lock().await.remove(node);
@@ -352,6 +356,10 @@ impl World for Real<'_> {
         let seen = if seen.is_empty() { String::new() } else { format!(" ({seen})") };
         out.say(format!("Why to {op}: {}.", because(op)));
         ask::confirm(out, agreed, &capital(&format!("{op}{seen}?"))).await
+    }
+
+    async fn turn(&self) {
+        self.hold.turn().await;
     }
 
     async fn wait(&self, ms: u64) {

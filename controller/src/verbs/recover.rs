@@ -17,6 +17,7 @@ use crate::runbook::book::{self, Book, wall_ms};
 use crate::runbook::card;
 use crate::runbook::conduct::{Conduct, Told, Word};
 use crate::runbook::consent::Consent;
+use crate::runbook::hold::Hold;
 use crate::runbook::leg::Halt;
 use crate::runbook::look::{self, Looked};
 use crate::runbook::missed::Missed;
@@ -44,7 +45,8 @@ const HELP: &str = "Examples:
   ctl recover --explain                           each step of the manual runbook, and what is done instead
 
 What cannot be undone asks again, by a name that is typed; --yes does not cover it, --confirm NAME does. Ctrl-C at any
-moment leaves nothing half known: it says what is under way, and how to go on.
+moment leaves nothing half known: it says what is under way, and how to go on. One recovery at a time acts on a cluster: the
+Lease kube-system/lifeline-recover names it, and keeps others out until a minute after it was last heard of.
 
 Exit codes:
   0  recovered: every node well, the namespace gone, the cluster verified
@@ -52,7 +54,7 @@ Exit codes:
   2  usage, nobody to ask and no --yes, or another cluster than the journal's
   3  something is not well, or not agreed to
   4  stuck: needs a human
-  5  a time limit passed, or Ctrl-C: ctl recover --resume";
+  5  a time limit passed, Ctrl-C, or a recovery from another machine took over: ctl recover --resume";
 
 /// Arguments of `ctl recover`.
 #[derive(Debug, clap::Args)]
@@ -125,7 +127,16 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
             opened.id,
             words::local_date(opened.wall_ms)
         ));
-        return conduct(args, &session, (cluster.as_ref(), pin), provider, &book, &opened).await;
+        let hold = Hold::new(cluster.as_ref(), &pin, &opened, out);
+        let Some(taken) = interruptible(hold.take()).await else {
+            return Err(interrupted(&book, &opened));
+        };
+        taken?;
+        let with = (&book, &hold);
+        let outcome =
+            conduct(args, &session, (cluster.as_ref(), pin), provider, with, &opened).await;
+        hold.release().await;
+        return outcome;
     }
     if !args.plan
         && !args.anew
@@ -214,8 +225,20 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         return Ok(Exit::Unhealthy);
     };
     opened.before = before;
-    let book = Book::begin(&opened)?;
-    conduct(args, &session, (cluster.as_ref(), pin), provider, &book, &opened).await
+    let hold = Hold::new(cluster.as_ref(), &pin, &opened, out);
+    let Some(taken) = interruptible(hold.take()).await else {
+        out.say("Nothing was done.");
+        return Ok(Exit::Unhealthy);
+    };
+    taken?;
+    let outcome = async {
+        let book = Book::begin(&opened)?;
+        let with = (&book, &hold);
+        conduct(args, &session, (cluster.as_ref(), pin), provider, with, &opened).await
+    };
+    let outcome = outcome.await;
+    hold.release().await;
+    outcome
 }
 
 /// Refuses a namespace that is protected, that does not exist, or that somebody would put back; what could not be seen is said.
@@ -311,7 +334,7 @@ async fn conduct(
     session: &Session,
     (cluster, pin): (Option<&Cluster>, Result<Pin, String>),
     provider: Result<Desk, String>,
-    book: &Book,
+    (book, hold): (&Book, &Hold<'_>),
     opened: &Opened,
 ) -> Outcome {
     let out = session.out;
@@ -344,6 +367,7 @@ async fn conduct(
         cluster,
         side,
         provider,
+        hold,
         book,
         opened,
         consent: Consent {
@@ -367,24 +391,28 @@ async fn conduct(
         missed.for_each(|(node, why)| real.missed.note(node, why, ago));
     }
     let conduct = Conduct::new(&real, book, opened);
-    match interruptible(conduct.run()).await {
-        Some(Ok(told)) => tell(&told, book, opened, out),
-        Some(Err(Halt::Book(error))) => Err(CommandError::from(error)
-            .hinted(format!("go on with it: ctl recover --resume {}", opened.id))),
-        Some(Err(Halt::Command(error))) => {
-            Err(error.hinted(format!("go on with it: ctl recover --resume {}", opened.id)))
+    let goes_on = format!("go on with it: ctl recover --resume {}", opened.id);
+    match interruptible(hold.during(conduct.run())).await {
+        Some(Ok(Ok(told))) => tell(&told, book, opened, out),
+        Some(Ok(Err(Halt::Book(error)))) => Err(CommandError::from(error).hinted(goes_on)),
+        Some(Ok(Err(Halt::Command(error)))) => Err(error.hinted(goes_on)),
+        Some(Err(taken)) => {
+            Err(under_way(book, taken.into()).hinted(format!("when that run has ended, {goes_on}")))
         }
         None => Err(interrupted(book, opened)),
     }
+}
+
+fn under_way(book: &Book, error: CommandError) -> CommandError {
+    let lines = view::under_way(&runs(book).unwrap_or_default());
+    lines.into_iter().fold(error, CommandError::hinted)
 }
 
 /// What Ctrl-C leaves behind: what is under way, and how to go on.
 fn interrupted(book: &Book, opened: &Opened) -> CommandError {
     let error =
         CommandError::new(Kind::TimedOut, format!("stopped: recovery {} has not ended", opened.id));
-    let lines = view::under_way(&runs(book).unwrap_or_default());
-    let error = lines.into_iter().fold(error, CommandError::hinted);
-    error.hinted("go on with it: ctl recover --resume")
+    under_way(book, error).hinted("go on with it: ctl recover --resume")
 }
 
 fn tell(told: &Told, book: &Book, opened: &Opened, out: Out) -> Outcome {
