@@ -23,6 +23,8 @@ mod habits;
 mod heal;
 mod help;
 mod incidents;
+#[cfg(target_os = "linux")]
+mod interrupt;
 mod kube;
 mod logs;
 #[cfg(target_os = "linux")]

@@ -17,6 +17,8 @@ use tokio::time::sleep;
 
 /// What a deleted node was, in its journal.
 const WAS: &str = "node before its deletion";
+/// What is done to it there.
+const DELETE: &str = "delete";
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What a deletion would do.
@@ -39,6 +41,30 @@ pub async fn look(cluster: &Cluster, name: &str) -> Result<Plan, Failure> {
     let others = check(&node, &all)?;
     let pods = pods::of_node(cluster, name).await?;
     Ok(Plan { node, pods, others, password: password(cluster, name).await })
+}
+
+/// A deletion that was cut off when the node was gone already: what is left of it to be done.
+pub async fn cut_off(
+    cluster: &Cluster,
+    name: &str,
+    open: &[Event],
+) -> Result<Option<Plan>, Failure> {
+    let Some(node) = begun(open) else { return Ok(None) };
+    // Nobody of that name is there: whatever is still said to be on it was on this one.
+    let pods = pods::of_node(cluster, name).await?;
+    let password = password(cluster, name).await;
+    Ok(Some(Plan { node, pods, others: Vec::new(), password }))
+}
+
+fn begun(open: &[Event]) -> Option<NodeFact> {
+    let was = open.iter().rev().find_map(|event| match event {
+        Event::Before { what, state } if what == WAS => {
+            serde_json::from_value::<NodeFact>(state.clone()).ok()
+        }
+        _ => None,
+    })?;
+    let ours = |e: &Event| matches!(e, Event::Intent { act, targets } if act == DELETE && targets.contains(&was.target()));
+    open.iter().any(ours).then_some(was)
 }
 
 fn check(node: &NodeFact, all: &[NodeFact]) -> Result<Vec<String>, Refusal> {
@@ -98,7 +124,7 @@ pub async fn act(
         .into());
     }
     journal.note(Event::Before { what: WAS.to_owned(), state: json!(node) })?;
-    journal.intent("delete", vec![node.target()])?;
+    journal.intent(DELETE, vec![node.target()])?;
     let nodes = cluster.wide::<Node>();
     remove(format!("the end of node {}", node.name), &nodes, (&node.name, &node.uid), None).await?;
     say(format!("node {} is deleted; what it was is written down", node.name));
@@ -168,6 +194,17 @@ mod tests {
         let node = json!({"metadata": {"name": name, "uid": name, "labels": labels},
             "status": {"conditions": [{"type": "Ready", "status": ready}]}});
         serde_json::from_value::<Node>(node).unwrap().into()
+    }
+
+    #[test]
+    fn a_deletion_is_gone_on_with_when_it_had_begun_and_not_ended() {
+        let was = node("styx", "Unknown", &json!({"gpu": "yes"}));
+        let before = Event::Before { what: WAS.to_owned(), state: json!(was) };
+        let intent = |target| Event::Intent { act: DELETE.to_owned(), targets: vec![target] };
+        let other = Target { name: "node/styx".to_owned(), uid: "another".to_owned() };
+        assert_eq!(begun(&[before.clone(), intent(was.target())]), Some(was.clone()));
+        assert_eq!(begun(&[before.clone(), intent(other)]), None);
+        assert_eq!((begun(&[before]), begun(&[intent(was.target())]), begun(&[])), (None, None, None));
     }
 
     #[test]

@@ -264,7 +264,7 @@ impl Side<'_> {
                 let mut journal = self.journal(&format!("node-{node}"), &op.to_string())?;
                 let how = (false, DELETE);
                 delete::act(self.cluster, &plan, how, &mut journal, &mut say).await?;
-                Ok(())
+                Ok(journal.close("deleted")?)
             }
             RunbookOp::NodeRestored { node, labels, taints, uncordon, in_service } => {
                 let mut journal = self.journal(&format!("node-{node}"), &op.to_string())?;
