@@ -26,6 +26,8 @@ pub trait Desk: World {
     fn restartable(&self, node: &str) -> Result<(), String>;
     /// Why a node's machine is to be left alone, by a fresh look: the trouble is not its own, or the cluster hears it.
     fn spared(&self, node: &str) -> impl Future<Output = Option<String>> + Send;
+    /// Why nothing that is done to a node would mend it, by its agent's fresh look.
+    fn upstream(&self, node: &str) -> impl Future<Output = Option<String>> + Send;
     /// Why a node is not to be taken out of its cluster, by a fresh look.
     fn belongs(&self, node: &str) -> impl Future<Output = Option<String>> + Send;
     /// What is to be typed at the node's own console, word for word.
@@ -144,6 +146,12 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
         let restart = vec![RunbookOp::MachineRestarted { node: node.clone() }];
         let restart = Leg::new(3, format!("restart-{node}"), restart, minutes(20));
         let mut tried = Vec::new();
+        if was.says_upstream()
+            && !self.begun(&[&heal, &restart])?
+            && let Some(why) = self.world.upstream(node).await
+        {
+            return self.spare(node, why, tried);
+        }
         // A restart that was cut off is looked after first: what the agent says before it is of the boot that ends.
         if cut_off(self.shelf, &restart)?.is_none() {
             let end = self.leg(&heal).await?;
@@ -159,9 +167,7 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
         if cut_off(self.shelf, &restart)?.is_none()
             && let Some(why) = self.world.spared(node).await
         {
-            self.note(node, &format!("{node} is left as it is: {why}"))?;
-            tried.push(why);
-            return Ok(NodeEnd::Spared(tried));
+            return self.spare(node, why, tried);
         }
         match self.world.restartable(node) {
             Err(why) => tried.push(format!("its provider: {why}")),
@@ -184,6 +190,22 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
         }
         self.note(node, &self.world.console(node))?;
         Ok(NodeEnd::Dead(tried))
+    }
+
+    fn spare(&self, node: &str, why: String, mut tried: Vec<String>) -> Result<NodeEnd, Halt> {
+        self.note(node, &format!("{node} is left as it is: {why}"))?;
+        tried.push(why);
+        Ok(NodeEnd::Spared(tried))
+    }
+
+    /// One of them was cut off, and has to be brought to its end first.
+    fn begun(&self, legs: &[&Leg]) -> Result<bool, Halt> {
+        for leg in legs {
+            if cut_off(self.shelf, leg)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// An agent that does not run is started where SSH leads to its node, and then asked.

@@ -32,6 +32,8 @@ struct State {
     starts_not: Option<&'static str>,
     /// Nodes that the cluster hears, or whose trouble is not their own.
     spared: BTreeSet<&'static str>,
+    /// Nodes whose agents say Upstream.
+    upstream: BTreeSet<&'static str>,
     /// Nodes that must not be taken out of their cluster.
     belongs: BTreeSet<&'static str>,
 }
@@ -157,6 +159,11 @@ impl Desk for Sim {
     async fn spared(&self, node: &str) -> Option<String> {
         let spared = self.0.lock().unwrap().spared.contains(node);
         spared.then(|| format!("the API server hears {node}"))
+    }
+
+    async fn upstream(&self, node: &str) -> Option<String> {
+        let upstream = self.0.lock().unwrap().upstream.contains(node);
+        upstream.then(|| "its agent says Upstream".to_owned())
     }
 
     async fn belongs(&self, node: &str) -> Option<String> {
@@ -366,6 +373,21 @@ async fn a_node_that_is_heard_or_not_at_fault_is_neither_restarted_nor_taken_out
     assert!(matches!(&told.nodes[1].1, NodeEnd::Dead(_)), "{told:?}");
     let kinds = ["machine-restarted", "left-cordoned", "drained", "out-of-service", "node-deleted"];
     assert_eq!(kinds.map(|kind| world.times(kind)), [0; 5]);
+}
+
+#[tokio::test]
+async fn where_an_agent_says_upstream_nothing_is_done_and_where_it_no_longer_does_it_is_healed() {
+    let mut found = opened();
+    found.nodes.iter_mut().for_each(|n| n.verdict = Some("Upstream".to_owned()));
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().upstream = NODES.into();
+    let told = Conduct::new(&world, &shelf, &found).run().await.unwrap();
+    assert!(told.nodes.iter().all(|(_, end)| matches!(end, NodeEnd::Spared(_))), "{told:?}");
+    let kinds = ["node-healed", "machine-restarted", "left-cordoned"];
+    assert_eq!(kinds.map(|kind| world.times(kind)), [0; 3]);
+    world.0.lock().unwrap().upstream.clear();
+    let told = Conduct::new(&world, &shelf, &found).run().await.unwrap();
+    assert_eq!(told.nodes[0].1, NodeEnd::Healed("its agent"), "{told:?}");
 }
 
 #[tokio::test]

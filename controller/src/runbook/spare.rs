@@ -13,6 +13,17 @@ use tokio::time::sleep;
 const RENEWED: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_secs(1);
 
+/// Why nothing that is done to the node mends it, by its agent's fresh look; `None` when that is not so, or it cannot be asked.
+pub async fn upstream(session: &Session, missed: &Missed, node: &str) -> Option<String> {
+    let agent = missed.agent(session, node).await.ok()?;
+    let seen = agent.diagnose().await.ok()?;
+    (seen.verdict == Verdict::Upstream).then(|| said(&seen.summary))
+}
+
+fn said(summary: &str) -> String {
+    format!("its agent says Upstream: {summary}")
+}
+
 /// Why the node's machine is not what is wrong; `None` when nothing speaks for it.
 pub async fn machine(
     session: &Session,
@@ -24,35 +35,60 @@ pub async fn machine(
         let seen = agent.diagnose().await.ok()?;
         // Captured, lost or stuck is its own; upstream of it no restart mends anything.
         return match seen.verdict {
-            Verdict::Upstream => Some(format!("its agent says Upstream: {}", seen.summary)),
-            Verdict::Healthy
-            | Verdict::Captured
-            | Verdict::Moved
+            Verdict::Upstream => Some(said(&seen.summary)),
+            Verdict::Healthy | Verdict::Moved => {
+                let agent = format!("its agent says {}", seen.verdict.word());
+                match cluster {
+                    Some(cluster) => match hears(cluster, node).await {
+                        Heard::Yes => Some(format!("{agent}, and the API server hears it")),
+                        Heard::No => None,
+                        Heard::Unknown(why) => Some(format!("{agent}, and nobody else can say ({why})")),
+                    },
+                    None => Some(format!("{agent}, and no API server could be asked")),
+                }
+            }
+            Verdict::Captured
             | Verdict::Lost
             | Verdict::Filtered
             | Verdict::KubeletStuck
             | Verdict::Unknown => None,
         };
     }
-    let cluster = cluster?;
-    let seen = cluster.look(node).await.ok()?;
+    match hears(cluster?, node).await {
+        Heard::Yes => {
+            let how = format!("ctl install {node}, or look there: ssh, its console");
+            Some(format!(
+                "its agent cannot be asked, and the API server hears it: Ready, its lease renewed just now ({how})"
+            ))
+        }
+        Heard::No | Heard::Unknown(_) => None,
+    }
+}
+
+/// Whether the API server hears a node.
+enum Heard {
+    Yes,
+    No,
+    Unknown(String),
+}
+
+async fn hears(cluster: &Cluster, node: &str) -> Heard {
+    let seen = match cluster.look(node).await {
+        Ok(seen) => seen,
+        Err(why) => return Heard::Unknown(chain(&why)),
+    };
     if seen.ready != Some(true) || !seen.taints.is_empty() {
-        return None;
+        return Heard::No;
     }
     let begun = Instant::now();
     while begun.elapsed() < RENEWED {
         sleep(POLL).await;
         match cluster.renewed(node).await {
-            Ok(now) if now != seen.renewed => {
-                let how = format!("ctl install {node}, or look there: ssh, its console");
-                return Some(format!(
-                    "its agent cannot be asked, and the API server hears it: Ready, its lease renewed just now ({how})"
-                ));
-            }
+            Ok(now) if now != seen.renewed => return Heard::Yes,
             Ok(_) | Err(_) => {}
         }
     }
-    None
+    Heard::No
 }
 
 /// Why the node is to stay in its cluster; `None` when it may be taken out of it.
