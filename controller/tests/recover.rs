@@ -190,6 +190,24 @@ async fn an_api_server_that_is_down_for_everybody_has_no_node_touched_and_no_mac
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_agent_answers_and_cannot_look_is_restarted_only_by_who_was_told_so() {
+    let rented = Rented::new(SOON).await;
+    {
+        let mut state = rented.agent.state();
+        state.verdict = Verdict::Captured;
+        state.blind = Some(tonic::Status::internal("read the routes: too many open files"));
+    }
+    let ran = rented.desk.ctl(&["recover", "--yes", "-o", "json"]).await.exits(3);
+    let ran = ran
+        .says("calypso: its agent answers, and cannot look: ")
+        .says("too many open files; what a restart ends may be well")
+        .says("agree to it beforehand: --confirm \"calypso\"");
+    let json = ran.json();
+    assert!(json["nodes"][0]["said"].as_str().unwrap().contains("cannot look"), "{json}");
+    assert_eq!(rented.provider.wishes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_says_what_is_under_way_and_what_was_sent_is_gone_on_with_and_not_sent_again() {
     let rented = Rented::new(Duration::from_secs(4)).await;
     {

@@ -10,6 +10,7 @@ use super::leg::{Halt, Leg, LegEnd, World, cut_off, take, took_place};
 use super::op::{Left, RunbookOp};
 use super::opened::{NodeWas, Opened};
 use super::run::Shelf;
+use super::spare::Spare;
 use futures_util::future::join_all;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -24,8 +25,8 @@ pub trait Desk: World {
     fn startable(&self, node: &str) -> Result<(), String>;
     /// Why a node's machine cannot be restarted from here; `Ok` when it can.
     fn restartable(&self, node: &str) -> Result<(), String>;
-    /// Why a node's machine is to be left alone, by a fresh look: the trouble is not its own, or the cluster hears it.
-    fn spared(&self, node: &str) -> impl Future<Output = Option<String>> + Send;
+    /// Whether a node's machine is to be left alone, by a fresh look: the trouble is not its own, or the cluster hears it.
+    fn spared(&self, node: &str) -> impl Future<Output = Spare> + Send;
     /// Why nothing that is done to a node would mend it, by its agent's fresh look.
     fn upstream(&self, node: &str) -> impl Future<Output = Option<String>> + Send;
     /// Why a node is not to be taken out of its cluster, by a fresh look.
@@ -164,10 +165,15 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
             }
         }
         // From here on it is about the whole machine: what is wrong must be wrong there.
-        if cut_off(self.shelf, &restart)?.is_none()
-            && let Some(why) = self.world.spared(node).await
-        {
-            return self.spare(node, why, tried);
+        if cut_off(self.shelf, &restart)?.is_none() {
+            match self.world.spared(node).await {
+                Spare::Yes(why) => return self.spare(node, why, tried),
+                Spare::Told(why) => {
+                    self.note(node, &format!("{node}: {why}; what a restart ends may be well"))?;
+                    tried.push(why);
+                }
+                Spare::No => {}
+            }
         }
         match self.world.restartable(node) {
             Err(why) => tried.push(format!("its provider: {why}")),

@@ -7,6 +7,7 @@ use super::leg::{Halt, Leg, LegEnd, World, all_so};
 use super::op::{Left, RunbookOp, Seen};
 use super::opened::{NodeObject, NodeWas, Opened};
 use super::run::{Clocked, Shelf, WorkClock};
+use super::spare::Spare;
 use crate::error::CommandError;
 use lifeline_core::clock::Stamp;
 use lifeline_core::diagnosis::Health;
@@ -32,6 +33,8 @@ struct State {
     starts_not: Option<&'static str>,
     /// Nodes that the cluster hears, or whose trouble is not their own.
     spared: BTreeSet<&'static str>,
+    /// Nodes whose agents answer and cannot look.
+    dumb: BTreeSet<&'static str>,
     /// Nodes whose agents say Upstream.
     upstream: BTreeSet<&'static str>,
     /// Nodes that must not be taken out of their cluster.
@@ -156,9 +159,13 @@ impl Desk for Sim {
         }
     }
 
-    async fn spared(&self, node: &str) -> Option<String> {
-        let spared = self.0.lock().unwrap().spared.contains(node);
-        spared.then(|| format!("the API server hears {node}"))
+    async fn spared(&self, node: &str) -> Spare {
+        let s = self.0.lock().unwrap();
+        match (s.spared.contains(node), s.dumb.contains(node)) {
+            (true, _) => Spare::Yes(format!("the API server hears {node}")),
+            (_, true) => Spare::Told("its agent answers, and cannot look".to_owned()),
+            _ => Spare::No,
+        }
     }
 
     async fn upstream(&self, node: &str) -> Option<String> {
@@ -195,6 +202,7 @@ impl Desk for Sim {
 #[derive(Clone, Debug)]
 struct Memory {
     runs: Arc<Mutex<BTreeMap<String, Vec<Entry<RunbookOp>>>>>,
+    notes: Arc<Mutex<Vec<String>>>,
     fuse: Arc<Mutex<Option<usize>>>,
     /// The line at which it burns out gets to the disk.
     kept: bool,
@@ -210,7 +218,11 @@ struct Page {
 
 impl Memory {
     fn new(fuse: Option<usize>, kept: bool) -> Self {
-        Self { runs: Arc::default(), fuse: Arc::new(Mutex::new(fuse)), kept }
+        Self { runs: Arc::default(), notes: Arc::default(), fuse: Arc::new(Mutex::new(fuse)), kept }
+    }
+
+    fn said(&self, words: &str) -> bool {
+        self.notes.lock().unwrap().iter().any(|note| note.contains(words))
     }
 
     fn lines(&self) -> usize {
@@ -269,7 +281,8 @@ impl Shelf for Memory {
         Ok(self.runs.lock().unwrap().keys().cloned().collect())
     }
 
-    fn note(&self, _: &str, _: &str) -> Result<(), BookError> {
+    fn note(&self, _: &str, text: &str) -> Result<(), BookError> {
+        self.notes.lock().unwrap().push(text.to_owned());
         Ok(())
     }
 
@@ -373,6 +386,21 @@ async fn a_node_that_is_heard_or_not_at_fault_is_neither_restarted_nor_taken_out
     assert!(matches!(&told.nodes[1].1, NodeEnd::Dead(_)), "{told:?}");
     let kinds = ["machine-restarted", "left-cordoned", "drained", "out-of-service", "node-deleted"];
     assert_eq!(kinds.map(|kind| world.times(kind)), [0; 5]);
+}
+
+#[tokio::test]
+async fn a_machine_whose_agent_answers_and_cannot_look_is_restarted_by_who_was_told_so() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().dumb = ["styx"].into();
+    world.0.lock().unwrap().refused = ["machine-restarted", "left-cordoned"].into();
+    let told = recover(&world, &shelf).await.unwrap();
+    let NodeEnd::Dead(tried) = &told.nodes[1].1 else { panic!("{told:?}") };
+    let at = |what: &str| tried.iter().position(|t| t.contains(what)).unwrap();
+    assert!(at("its agent answers, and cannot look") < at("its provider: not agreed to"));
+    assert!(shelf.said("what a restart ends may be well"));
+    world.0.lock().unwrap().refused.clear();
+    assert_eq!(recover(&world, &shelf).await.unwrap().word(), Word::Recovered);
+    assert_eq!(world.times("machine-restarted"), 1);
 }
 
 #[tokio::test]

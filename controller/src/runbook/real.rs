@@ -14,7 +14,8 @@ use super::opened::Opened;
 use super::record::Papers;
 use super::run::Shelf;
 use super::side::Side;
-use super::{proof, spare, verify};
+use super::spare::{self, Spare};
+use super::{proof, verify};
 use crate::ask;
 use crate::climb::{Heal, Wish};
 use crate::cluster::Cluster;
@@ -404,7 +405,7 @@ impl Wanted for Real<'_> {
         provider.config.vps(node).map(drop).map_err(|e| e.to_string())
     }
 
-    async fn spared(&self, node: &str) -> Option<String> {
+    async fn spared(&self, node: &str) -> Spare {
         spare::machine(self.session, &self.missed, self.cluster, node).await
     }
 

@@ -24,44 +24,58 @@ fn said(summary: &str) -> String {
     format!("its agent says Upstream: {summary}")
 }
 
-/// Why the node's machine is not what is wrong; `None` when nothing speaks for it.
+/// What speaks for leaving a node's machine alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spare {
+    /// It is not what is wrong: it is left alone.
+    Yes(String),
+    /// Somebody there answers, and does not know: it may be restarted by who has been told so.
+    Told(String),
+    /// Nothing.
+    No,
+}
+
+/// Whether the node's machine is what is wrong, by whoever can be asked.
 pub async fn machine(
     session: &Session,
     missed: &Missed,
     cluster: Option<&Cluster>,
     node: &str,
-) -> Option<String> {
-    if let Ok(agent) = missed.agent(session, node).await {
-        let seen = agent.diagnose().await.ok()?;
-        // Captured, lost or stuck is its own; upstream of it no restart mends anything.
-        return match seen.verdict {
-            Verdict::Upstream => Some(said(&seen.summary)),
-            Verdict::Healthy | Verdict::Moved => {
-                let agent = format!("its agent says {}", seen.verdict.word());
-                match cluster {
-                    Some(cluster) => match hears(cluster, node).await {
-                        Heard::Yes => Some(format!("{agent}, and the API server hears it")),
-                        Heard::No => None,
-                        Heard::Unknown(why) => Some(format!("{agent}, and nobody else can say ({why})")),
-                    },
-                    None => Some(format!("{agent}, and no API server could be asked")),
-                }
-            }
-            Verdict::Captured
-            | Verdict::Lost
-            | Verdict::Filtered
-            | Verdict::KubeletStuck
-            | Verdict::Unknown => None,
+) -> Spare {
+    let Ok(agent) = missed.agent(session, node).await else {
+        return match hears(cluster, node).await {
+            Heard::Yes => Spare::Yes(format!(
+                "its agent cannot be asked, and the API server hears it: Ready, its lease renewed just now (ctl install {node}, or look there: ssh, its console)"
+            )),
+            Heard::No | Heard::Unknown(_) => Spare::No,
         };
-    }
-    match hears(cluster?, node).await {
-        Heard::Yes => {
-            let how = format!("ctl install {node}, or look there: ssh, its console");
-            Some(format!(
-                "its agent cannot be asked, and the API server hears it: Ready, its lease renewed just now ({how})"
-            ))
+    };
+    let seen = match agent.diagnose().await {
+        Ok(seen) => seen,
+        // The machine runs, and more is not known: its agent may be all that is wrong.
+        Err(why) => {
+            let why = format!("its agent answers, and cannot look: {}", chain(&why));
+            return match hears(cluster, node).await {
+                Heard::Yes => Spare::Yes(format!("{why}; and the API server hears it")),
+                Heard::No | Heard::Unknown(_) => Spare::Told(why),
+            };
         }
-        Heard::No | Heard::Unknown(_) => None,
+    };
+    let agent = format!("its agent says {}", seen.verdict.word());
+    match seen.verdict {
+        // Upstream of it no restart mends anything.
+        Verdict::Upstream => Spare::Yes(said(&seen.summary)),
+        Verdict::Healthy | Verdict::Moved => match hears(cluster, node).await {
+            Heard::Yes => Spare::Yes(format!("{agent}, and the API server hears it")),
+            Heard::Unknown(why) => Spare::Yes(format!("{agent}, and nobody else can say ({why})")),
+            Heard::No => Spare::No,
+        },
+        // Captured, lost or stuck is its own.
+        Verdict::Captured
+        | Verdict::Lost
+        | Verdict::Filtered
+        | Verdict::KubeletStuck
+        | Verdict::Unknown => Spare::No,
     }
 }
 
@@ -72,7 +86,10 @@ enum Heard {
     Unknown(String),
 }
 
-async fn hears(cluster: &Cluster, node: &str) -> Heard {
+async fn hears(cluster: Option<&Cluster>, node: &str) -> Heard {
+    let Some(cluster) = cluster else {
+        return Heard::Unknown("no API server could be asked".to_owned());
+    };
     let seen = match cluster.look(node).await {
         Ok(seen) => seen,
         Err(why) => return Heard::Unknown(chain(&why)),
