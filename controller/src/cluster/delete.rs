@@ -5,7 +5,7 @@
 //! a kubelet that still ran would have it made again with the old password.
 
 use super::hearing::Hearing;
-use super::journal::{Event, Journal, Target};
+use super::journal::{self, Event, Journal, Target};
 use super::node::{self, Lack, NodeFact};
 use super::pods::{self, PodFact};
 use super::{Cluster, ClusterError, Failure, Refusal, Say, ask, remove};
@@ -43,17 +43,22 @@ pub async fn look(cluster: &Cluster, name: &str) -> Result<Plan, Failure> {
     Ok(Plan { node, pods, others, password: password(cluster, name).await })
 }
 
-/// A deletion that was cut off when the node was gone already: what is left of it to be done.
-pub async fn cut_off(
-    cluster: &Cluster,
-    name: &str,
-    open: &[Event],
-) -> Result<Option<Plan>, Failure> {
-    let Some(node) = begun(open) else { return Ok(None) };
-    // Nobody of that name is there: whatever is still said to be on it was on this one.
-    let pods = pods::of_node(cluster, name).await?;
-    let password = password(cluster, name).await;
-    Ok(Some(Plan { node, pods, others: Vec::new(), password }))
+/// The same; or, where the node is gone because of a deletion that was cut off, what is left of that.
+pub async fn again(cluster: &Cluster, known: &str, name: &str) -> Result<(Plan, bool), Failure> {
+    let why = match look(cluster, name).await {
+        Err(Failure::Refused(why)) => why,
+        other => return Ok((other?, false)),
+    };
+    let open = journal::unfinished(known, &format!("node-{name}"))?;
+    match begun(&open) {
+        Some(node) if !node::is_there(cluster, name).await? => {
+            // Nobody of that name is there: whatever is still said to be on it was on this one.
+            let pods = pods::of_node(cluster, name).await?;
+            let password = password(cluster, name).await;
+            Ok((Plan { node, pods, others: Vec::new(), password }, true))
+        }
+        _ => Err(why.into()),
+    }
 }
 
 fn begun(open: &[Event]) -> Option<NodeFact> {
@@ -88,7 +93,7 @@ fn check(node: &NodeFact, all: &[NodeFact]) -> Result<Vec<String>, Refusal> {
 }
 
 /// Its metadata alone; who may not ask for it does without.
-async fn password(cluster: &Cluster, name: &str) -> Option<Target> {
+pub async fn password(cluster: &Cluster, name: &str) -> Option<Target> {
     let secret = format!("{}.node-password.k3s", name.to_ascii_lowercase());
     let secrets = cluster.api::<Secret>(Some("kube-system"));
     let found = ask("its password's metadata", secrets.get_metadata_opt(&secret)).await.ok()??;
@@ -141,7 +146,14 @@ pub async fn act(
         sleep(LOOK).await;
     }
     journal.seen(format!("{} left", crate::words::count(done.pods_left, "pod")))?;
-    if wiped && let Some(secret) = password(cluster, &node.name).await {
+    let kept = if wiped { password(cluster, &node.name).await } else { None };
+    if wiped && kept.is_none() {
+        say(format!(
+            "no password of {} is seen: k3s deletes it by itself, or you may not see it (ctl rights --break-glass)",
+            node.name
+        ));
+    }
+    if let Some(secret) = kept {
         let secrets = cluster.api::<Secret>(Some("kube-system"));
         journal.intent("delete secret", vec![secret.clone()])?;
         remove("the end of its password", &secrets, (&secret.name, &secret.uid), None).await?;
@@ -204,7 +216,10 @@ mod tests {
         let other = Target { name: "node/styx".to_owned(), uid: "another".to_owned() };
         assert_eq!(begun(&[before.clone(), intent(was.target())]), Some(was.clone()));
         assert_eq!(begun(&[before.clone(), intent(other)]), None);
-        assert_eq!((begun(&[before]), begun(&[intent(was.target())]), begun(&[])), (None, None, None));
+        assert_eq!(
+            (begun(&[before]), begun(&[intent(was.target())]), begun(&[])),
+            (None, None, None)
+        );
     }
 
     #[test]

@@ -83,6 +83,11 @@ pub fn of(verb: &str, kinds: &Kinds) -> Vec<Right> {
     rights
 }
 
+/// What it takes to forget the password of a wiped machine.
+pub fn forget() -> Vec<Right> {
+    vec![right("", "secrets", &["get", "delete"])]
+}
+
 /// What only the last resort needs.
 pub fn break_glass() -> Vec<Right> {
     vec![

@@ -33,6 +33,8 @@ struct State {
     starts_not: Option<&'static str>,
     /// Nodes that the cluster hears, or whose trouble is not their own.
     spared: BTreeSet<&'static str>,
+    /// Nodes whose machines were wiped.
+    wiped: BTreeSet<&'static str>,
     /// Nodes whose agents answer and cannot look.
     dumb: BTreeSet<&'static str>,
     /// Nodes whose agents say Upstream.
@@ -171,6 +173,10 @@ impl Desk for Sim {
     async fn upstream(&self, node: &str) -> Option<String> {
         let upstream = self.0.lock().unwrap().upstream.contains(node);
         upstream.then(|| "its agent says Upstream".to_owned())
+    }
+
+    fn wiped(&self, node: &str) -> bool {
+        self.0.lock().unwrap().wiped.contains(node)
     }
 
     async fn belongs(&self, node: &str) -> Option<String> {
@@ -386,6 +392,28 @@ async fn a_node_that_is_heard_or_not_at_fault_is_neither_restarted_nor_taken_out
     assert!(matches!(&told.nodes[1].1, NodeEnd::Dead(_)), "{told:?}");
     let kinds = ["machine-restarted", "left-cordoned", "drained", "out-of-service", "node-deleted"];
     assert_eq!(kinds.map(|kind| world.times(kind)), [0; 5]);
+}
+
+#[tokio::test]
+async fn a_wiped_machine_is_forgotten_with_its_password_and_neither_restarted_nor_drained() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    // calypso's agent answers: whoever says that it was wiped is wrong.
+    world.0.lock().unwrap().wiped = NODES.into();
+    let told = recover(&world, &shelf).await.unwrap();
+    let ends: Vec<_> = told.nodes.iter().map(|(_, end)| end.clone()).collect();
+    assert_eq!(ends, [NodeEnd::Healed("its agent"), NodeEnd::Wiped]);
+    assert_eq!(told.word(), Word::Unwell);
+    let kinds = ["machine-restarted", "left-cordoned", "drained", "node-deleted"];
+    assert_eq!(kinds.map(|kind| world.times(kind)), [0, 0, 0, 1]);
+    let styx =
+        RunbookOp::NodeDeleted { node: "styx".to_owned(), uid: "uid-styx".to_owned(), wiped: true };
+    assert!(world.0.lock().unwrap().so.contains(&styx.to_string()));
+    assert!(shelf.said("its machine is not taken to be wiped") && shelf.said("styx is forgotten"));
+    // It has joined anew, and has an agent: the same run goes on, and gives back what it was.
+    world.0.lock().unwrap().agents.insert("styx");
+    let told = recover(&world, &shelf).await.unwrap();
+    assert_eq!((told.word(), &told.nodes[1].1), (Word::Recovered, &NodeEnd::Healed("its agent")));
+    assert_eq!((world.times("node-deleted"), world.times("node-restored")), (1, 2));
 }
 
 #[tokio::test]

@@ -413,6 +413,10 @@ impl Wanted for Real<'_> {
         spare::upstream(self.session, &self.missed, node).await
     }
 
+    fn wiped(&self, node: &str) -> bool {
+        self.consent.wiped.iter().any(|w| w == node)
+    }
+
     async fn belongs(&self, node: &str) -> Option<String> {
         spare::member(self.cluster, node).await
     }

@@ -6,8 +6,8 @@ use crate::cluster::delete::{self, Deleted, Plan};
 use crate::cluster::desk::Desk;
 use crate::cluster::hearing::Hearing;
 use crate::cluster::kinds::Kinds;
-use crate::cluster::node::{self, Lack};
-use crate::cluster::{Failure, journal, rights};
+use crate::cluster::node::Lack;
+use crate::cluster::rights;
 use crate::error::{CommandError, Kind, Outcome};
 use crate::exit::Exit;
 use crate::interrupt::interruptible;
@@ -67,7 +67,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     if args.restore {
         return restore(&desk, node, args.limit).await;
     }
-    let (plan, begun) = look(&desk, node).await?;
+    let (plan, begun) = delete::again(&desk.cluster, &desk.config.cluster, node).await?;
     if begun {
         out.say(format!("{node} is deleted already, and that has not ended: going on with it."));
     } else {
@@ -102,20 +102,6 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         journal.close("deleted")?;
     }
     tell(node, &deleted, out)
-}
-
-/// What is to be done; or, where the node is gone because of a deletion that was cut off, what is left of that.
-async fn look(desk: &Desk, node: &str) -> Result<(Plan, bool), CommandError> {
-    let why = match delete::look(&desk.cluster, node).await {
-        Ok(plan) => return Ok((plan, false)),
-        Err(Failure::Refused(why)) => why,
-        Err(error) => return Err(error.into()),
-    };
-    let open = journal::unfinished(&desk.config.cluster, &format!("node-{node}"))?;
-    match delete::cut_off(&desk.cluster, node, &open).await? {
-        Some(plan) if !node::is_there(&desk.cluster, node).await? => Ok((plan, true)),
-        _ => Err(why.into()),
-    }
 }
 
 fn show(plan: &Plan, out: Out) {

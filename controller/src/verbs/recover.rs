@@ -41,6 +41,7 @@ const HELP: &str = "Examples:
   ctl recover --plan                              what is wrong, and what would be done; touches nothing
   ctl recover --namespace tailscale-system        shows the plan, asks, does it, proves it
   ctl recover calypso styx --yes --confirm styx   for scripts: styx may be restarted by its provider
+  ctl recover --resume --machine-wiped styx       styx was made anew (ctl vps recreate styx), and k3s refuses its password
   ctl recover --resume                            goes on with what was cut off: looks again, never repeats
   ctl recover --explain                           each step of the manual runbook, and what is done instead
 
@@ -83,6 +84,9 @@ pub struct Args {
     /// Agree beforehand to one thing that cannot be undone, by the name that would be typed
     #[arg(long, value_name = "NAME")]
     confirm: Vec<String>,
+    /// This node's machine was wiped or made anew: delete the node, and the password k3s keeps of it, so that it can join
+    #[arg(long, value_name = "NODE", conflicts_with = "explain")]
+    machine_wiped: Vec<String>,
     /// Whoever puts back what is deleted (Flux, Argo CD, Helm's operator) has been suspended
     #[arg(long)]
     owner_suspended: bool,
@@ -127,6 +131,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
             opened.id,
             words::local_date(opened.wall_ms)
         ));
+        wiped_are_looked_after(&args.machine_wiped, &opened)?;
         let hold = Hold::new(cluster.as_ref(), &pin, &opened, out);
         let Some(taken) = interruptible(hold.take()).await else {
             return Err(interrupted(&book, &opened));
@@ -161,7 +166,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         tokio::join!(
             look::look(&session, cluster.as_ref(), &args.nodes),
             start::suspects(cluster.as_ref()),
-            may(cluster.as_ref().filter(|_| pin.is_ok()))
+            may(cluster.as_ref().filter(|_| pin.is_ok()), !args.machine_wiped.is_empty())
         )
     };
     let Some((looked, suspects, may)) = interruptible(looking).await else {
@@ -197,11 +202,15 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         suspects,
         heal: false,
     };
+    wiped_are_looked_after(&args.machine_wiped, &opened)?;
     let refused = |node: &str| match &provider {
         Ok(desk) => desk.config.vps(node).err().map(|e| e.to_string()),
         Err(why) => Some(why.clone()),
     };
     out.print(view::plan(&opened, config.record(), &refused));
+    for node in &args.machine_wiped {
+        out.print(format!("{node}: its machine was wiped: no restart; deleted from the cluster with the password k3s keeps of it; it joins anew"));
+    }
     may.iter().for_each(|line| out.print(line));
     if args.plan {
         out.json(&view::json(&opened, config.record()))?;
@@ -272,11 +281,13 @@ async fn checked_namespace(
 
 /// What of the last resort and of the proof is not allowed: said before anybody agrees, because it would only fail midway. What a
 /// clean-up lacks refuses it.
-async fn may(cluster: Option<&Cluster>) -> Option<String> {
+async fn may(cluster: Option<&Cluster>, wiped: bool) -> Option<String> {
     let cluster = cluster?;
     let asked = async {
         let kinds = kinds::look(cluster).await?;
-        rights::lacking(cluster, &rights::of("recover", &kinds)).await
+        let mut needs = rights::of("recover", &kinds);
+        needs.extend(wiped.then(rights::forget).into_iter().flatten());
+        rights::lacking(cluster, &needs).await
     };
     match asked.await {
         Ok(lacking) if lacking.is_empty() => None,
@@ -284,12 +295,26 @@ async fn may(cluster: Option<&Cluster>) -> Option<String> {
             let few: Vec<&str> = lacking.iter().take(5).map(String::as_str).collect();
             let more = lacking.len() - few.len();
             let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let secrets = lacking.iter().any(|l| l.ends_with(" secrets"));
+            let and = if secrets { ", ctl rights --break-glass" } else { "" };
             Some(format!(
-                "Your user may not: {}{rest}; what needs it will fail. The role: ctl rights recover",
+                "Your user may not: {}{rest}; what needs it will fail. The role: ctl rights recover{and}",
                 few.join(", ")
             ))
         }
         Err(e) => Some(format!("What your user may do could not be asked: {}", chain(&e))),
+    }
+}
+
+/// A name that was mistyped must not have another node's disk taken for what it is not.
+fn wiped_are_looked_after(wiped: &[String], opened: &Opened) -> Result<(), CommandError> {
+    let names: Vec<&str> = opened.nodes.iter().map(|n| n.name.as_str()).collect();
+    match wiped.iter().find(|w| !names.contains(&w.as_str())) {
+        None => Ok(()),
+        Some(node) => Err(CommandError::usage(format!(
+            "recover: --machine-wiped {node}: this recovery does not look after a node of that name"
+        ))
+        .hinted(format!("nothing was done; it looks after {}", names.join(", ")))),
     }
 }
 
@@ -373,6 +398,7 @@ async fn conduct(
         consent: Consent {
             yes: args.yes,
             confirmed: args.confirm.clone(),
+            wiped: args.machine_wiped.clone(),
             stability: args.stability,
             limit: args.limit,
             ..Consent::default()

@@ -232,6 +232,7 @@ async fn conduct(
     let consent = Consent {
         yes: args.yes,
         confirmed: args.confirm.clone(),
+        wiped: Vec::new(),
         stability: args.stability,
         limit: args.limit,
         heal: true,
@@ -291,7 +292,7 @@ fn tell(
 ) -> Outcome {
     let (exit, word) = match end {
         NodeEnd::WasWell | NodeEnd::Healed(_) => (Exit::Done, "recovered"),
-        NodeEnd::Dead(_) | NodeEnd::Spared(_) => (Exit::Unhealthy, "unwell"),
+        NodeEnd::Dead(_) | NodeEnd::Spared(_) | NodeEnd::Wiped => (Exit::Unhealthy, "unwell"),
         NodeEnd::Held(_) => (Exit::TimedOut, "held"),
         NodeEnd::Stuck(_) => (Exit::Stuck, "stuck"),
     };
@@ -302,7 +303,11 @@ fn tell(
     }
     let tried = match end {
         NodeEnd::Dead(tried) | NodeEnd::Spared(tried) => tried.clone(),
-        NodeEnd::WasWell | NodeEnd::Healed(_) | NodeEnd::Held(_) | NodeEnd::Stuck(_) => Vec::new(),
+        NodeEnd::WasWell
+        | NodeEnd::Healed(_)
+        | NodeEnd::Wiped
+        | NodeEnd::Held(_)
+        | NodeEnd::Stuck(_) => Vec::new(),
     };
     let said = view::node(end);
     let tone = if exit == Exit::Done { Tone::Good } else { Tone::Bad };
