@@ -12,6 +12,7 @@ use crate::provider::diary::DiaryError;
 use crate::provider::pick::PickError;
 use crate::reach::{NotWaitedFor, Unreached};
 use crate::runbook::book::BookError;
+use crate::runbook::hold::Taken;
 use crate::secret::SecretError;
 use crate::{files, pki};
 use std::error::Error as StdError;
@@ -289,6 +290,19 @@ impl From<BookError> for CommandError {
                     "nothing more was done; read it by eye, and begin anew: ctl recover --anew",
                 ),
             BookError::File { .. } => Self::failed(error).hinted("nothing more was done"),
+        }
+    }
+}
+
+impl From<Taken> for CommandError {
+    fn from(error: Taken) -> Self {
+        match error {
+            Taken::Before { .. } => Self::failed(error)
+                .hinted("nothing was done; that run is alive: wait until it has ended, and run the same command again")
+                .hinted("or stop it: there with Ctrl-C, or from here, before its next act: kubectl delete lease lifeline-recover -n kube-system"),
+            Taken::Meanwhile { .. } => {
+                Self::new(Kind::TimedOut, error).hinted("nothing more was begun from here")
+            }
         }
     }
 }

@@ -44,6 +44,8 @@ pub struct State {
     pub lost: u32,
     /// A heal is refused with this.
     pub refuses: Option<Status>,
+    /// A diagnosis is refused with this.
+    pub blind: Option<Status>,
     /// The incident under way.
     pub running: String,
     pub asked: Vec<String>,
@@ -82,6 +84,7 @@ impl StandIn {
                 opened: Vec::new(),
                 lost: 0,
                 refuses: None,
+                blind: None,
                 running: String::new(),
                 asked: Vec::new(),
                 denied: Vec::new(),
@@ -222,6 +225,9 @@ impl Lifeline for Shared {
     ) -> Result<Response<wire::DiagnoseReply>, Status> {
         self.0.note("diagnose");
         let mut state = self.0.state();
+        if let Some(no) = &state.blind {
+            return Err(no.clone());
+        }
         let mut d = diagnosis(state.verdict);
         d.guarded = state.guarded > 0;
         state.guarded = state.guarded.saturating_sub(1);

@@ -1,7 +1,9 @@
 //! Namespaces that do not go, on a real API server: rows C1, C2, C5, C6 and C7 of the catalogue. What `ctl` says is checked
 //! with `kubectl`.
 
+use crate::api;
 use crate::control::{clean, desk, get, is_there, kubectl, namespace, pod, pods, shared, start};
+use crate::desk::Desk;
 use lifeline_lab::real::apiserver::Control;
 use std::time::{Duration, Instant};
 
@@ -136,6 +138,43 @@ async fn the_culprit_is_found_quarantined_and_released() {
     let selector = &set["spec"]["template"]["spec"]["nodeSelector"];
     assert_eq!(*selector, serde_json::json!({"kubernetes.io/hostname": "dead-vpn"}));
     clean(&desk, "vpn", &[]).await.exits(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_made_anew_under_its_name_while_the_stuck_one_is_forced_survives() {
+    let Some(control) = shared() else { return };
+    control.node("dead-again", "Unknown").unwrap();
+    namespace(control, "again");
+    control.apply(&culprit("again", "dead-again", "labels: {a: b}")).unwrap();
+    wait("its pod is there", || pods(control, "again") == 1);
+    let stuck = get(control, &["pods", "-n", "again"])["items"][0]["metadata"].clone();
+    let name = stuck["name"].as_str().unwrap().to_owned();
+    // Somebody is quicker: between the look and the deletion the name has passed to another pod.
+    let (path, made) =
+        (format!("/api/v1/namespaces/again/pods/{name}"), pod("again", &name, "dead-again", 0));
+    let (forced, again) = (std::sync::Once::new(), ["-n", "again", "--force", "--grace-period=0"]);
+    let server = api::passed_on(&control.admin(), move |asked| {
+        if asked.method == "DELETE" && asked.path == path {
+            forced.call_once(|| {
+                kubectl(control, &[&["delete", "pod", &name], &again[..]].concat());
+                control.apply(&made).unwrap();
+            });
+        }
+    })
+    .await;
+    let desk = Desk::new().await;
+    desk.write("ctl.toml", "cluster = \"lab\"\n");
+    api::kubeconfig(&desk, &server);
+    let ran =
+        desk.ctl(&["cleanup", "culprit", "--stop", "again/tailscale", "--yes"]).await.exits(0);
+    assert!(ran.stdout.contains("none of its pods is left"), "{ran:?}");
+    let journal = desk.read(".local/state/lifeline/lab/culprit-again-tailscale.jsonl");
+    assert!(journal.contains("force-delete: 1 of 1 taken"), "{journal}");
+    let left = get(control, &["pods", "-n", "again"])["items"].as_array().unwrap().clone();
+    let left: Vec<_> = left.iter().map(|p| &p["metadata"]).collect();
+    assert_eq!((left.len(), &left[0]["name"]), (1, &stuck["name"]));
+    assert!(left[0]["uid"] != stuck["uid"] && left[0]["deletionTimestamp"].is_null(), "{left:?}");
+    clean(&desk, "again", &[]).await.exits(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// The desk.
 pub struct Desk {
@@ -115,6 +115,13 @@ impl Desk {
         c
     }
 
+    /// Starts `ctl` without a terminal; [`end`] tells what it left behind.
+    pub fn begin(&self, args: &[&str]) -> Child {
+        let mut command = self.command(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
     /// Puts a program on the desk.
     pub fn program(&self, name: &str, script: &str) {
         use std::os::unix::fs::PermissionsExt;
@@ -144,6 +151,28 @@ impl Desk {
             String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n"),
         )
     }
+}
+
+/// Waits until it is so, a minute at most.
+pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{what}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits for its end.
+pub async fn end(child: Child) -> Ran {
+    Ran::from(child.wait_with_output().await.unwrap())
+}
+
+/// Ctrl-C, and what it left behind.
+#[cfg(target_os = "linux")]
+pub async fn interrupt(child: Child) -> Ran {
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    end(child).await
 }
 
 /// The mode bits of a file.

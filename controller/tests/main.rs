@@ -10,6 +10,8 @@ mod story;
 mod audit;
 mod check;
 #[cfg(target_os = "linux")]
+mod claim;
+#[cfg(target_os = "linux")]
 mod cleanup;
 mod config;
 #[cfg(target_os = "linux")]
@@ -21,6 +23,8 @@ mod habits;
 mod heal;
 mod help;
 mod incidents;
+#[cfg(target_os = "linux")]
+mod interrupt;
 mod kube;
 mod logs;
 #[cfg(target_os = "linux")]

@@ -168,6 +168,46 @@ async fn a_node_whose_agent_cannot_mend_it_is_restarted_once_by_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_is_down_for_everybody_has_no_node_touched_and_no_machine_restarted() {
+    let rented = Rented::new(SOON).await;
+    rented.agent.state().verdict = Verdict::Upstream;
+    crate::api::kubeconfig(&rented.desk, "http://127.0.0.1:1");
+    let args = ["recover", "--yes", "--confirm", "calypso", "-o", "json"];
+    let begun = std::time::Instant::now();
+    let ran = rented.desk.ctl(&args).await.exits(3);
+    let ran = ran.says("calypso is left as it is: its agent says Upstream: it is Upstream");
+    let ran = ran.says("verify: ask the API server for its nodes").says("ctl recover --resume");
+    assert!(begun.elapsed() < Duration::from_secs(60), "there is nothing to be waited for");
+    let json = ran.json();
+    assert_eq!(json["ending"], "unwell", "{json}");
+    assert!(json["nodes"][0]["said"].as_str().unwrap().contains("Upstream"), "{json}");
+    assert_eq!((rented.provider.wishes(), rented.agent.consents().len()), (0, 0));
+    // Its agent has it back, and the laptop has not: what a restart would end may be well.
+    rented.agent.state().verdict = Verdict::Healthy;
+    let again = ["recover", "--resume", "--yes", "--confirm", "calypso"];
+    rented.desk.ctl(&again).await.exits(3).says("its agent says Healthy, and nobody else can say");
+    assert_eq!((rented.provider.wishes(), rented.agent.consents().len()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_agent_answers_and_cannot_look_is_restarted_only_by_who_was_told_so() {
+    let rented = Rented::new(SOON).await;
+    {
+        let mut state = rented.agent.state();
+        state.verdict = Verdict::Captured;
+        state.blind = Some(tonic::Status::internal("read the routes: too many open files"));
+    }
+    let ran = rented.desk.ctl(&["recover", "--yes", "-o", "json"]).await.exits(3);
+    let ran = ran
+        .says("calypso: its agent answers, and cannot look: ")
+        .says("too many open files; what a restart ends may be well")
+        .says("agree to it beforehand: --confirm \"calypso\"");
+    let json = ran.json();
+    assert!(json["nodes"][0]["said"].as_str().unwrap().contains("cannot look"), "{json}");
+    assert_eq!(rented.provider.wishes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_says_what_is_under_way_and_what_was_sent_is_gone_on_with_and_not_sent_again() {
     let rented = Rented::new(Duration::from_secs(4)).await;
     {

@@ -1,7 +1,7 @@
 //! The last resorts on a real API server: `finalize`, a node's way out of its cluster, pods' addresses that change on the way back.
 
 use crate::control::{clean, desk, get, is_there, kubectl, namespace, pod, shared};
-use crate::desk::Desk;
+use crate::desk::{Desk, interrupt, until};
 
 /// Nobody listens there.
 const DEAD: &str = "127.0.0.1:1";
@@ -102,6 +102,38 @@ async fn a_node_that_nothing_brings_back_is_cordoned_drained_and_deleted_each_by
     assert!(!is_there(control, &["node", "lost"]));
     let journal = desk.read(".local/state/lifeline/lab/node-lost.jsonl");
     assert!(journal.contains("\"gpu\":\"yes\""), "what it was is kept for its return: {journal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_was_wiped_is_forgotten_within_a_recovery_with_the_password_k3s_keeps_of_it()
+{
+    // A control plane of its own: one recovery at a time acts on a cluster.
+    let Some(control) = crate::control::start() else { return };
+    control.node("stays", "True").unwrap();
+    control.node("lost", "Unknown").unwrap();
+    kubectl(&control, &["label", "node", "lost", "gpu=yes"]);
+    let secret = ["secret", "lost.node-password.k3s", "-n", "kube-system"];
+    let create = ["create", "secret", "generic", "lost.node-password.k3s", "-n", "kube-system"];
+    kubectl(&control, &create);
+    let desk = lost(&control.admin()).await;
+    let wiped = ["recover", "lost", "--yes", "--machine-wiped", "lost"];
+    let mistyped = ["recover", "lost", "--plan", "--machine-wiped", "lsot"];
+    desk.ctl(&mistyped).await.exits(2).says("does not look after a node of that name");
+    let plan = desk.ctl(&[&wiped[..], &["--plan"]].concat()).await.exits(3).stdout;
+    assert!(plan.contains("lost: its machine was wiped: no restart"), "{plan}");
+    // It is typed, like every deletion.
+    let ran = desk.ctl(&wiped).await.exits(3);
+    ran.says("agree to it beforehand: --confirm \"delete lost\"");
+    assert!(is_there(&control, &["node", "lost"]) && is_there(&control, &secret));
+    let again =
+        ["recover", "--resume", "--yes", "--machine-wiped", "lost", "--confirm", "delete lost"];
+    let run = desk.begin(&again);
+    until("its password is gone", || !is_there(&control, &secret)).await;
+    assert!(!is_there(&control, &["node", "lost"]), "the node goes first");
+    // What comes after is the cluster's proof, which this cluster does not give.
+    interrupt(run).await.exits(5);
+    control.node("lost", "True").unwrap();
+    desk.ctl(&["delete", "lost", "--restore"]).await.exits(0).says("put back 1 label");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@
 //! a kubelet that still ran would have it made again with the old password.
 
 use super::hearing::Hearing;
-use super::journal::{Event, Journal, Target};
+use super::journal::{self, Event, Journal, Target};
 use super::node::{self, Lack, NodeFact};
 use super::pods::{self, PodFact};
 use super::{Cluster, ClusterError, Failure, Refusal, Say, ask, remove};
@@ -17,6 +17,8 @@ use tokio::time::sleep;
 
 /// What a deleted node was, in its journal.
 const WAS: &str = "node before its deletion";
+/// What is done to it there.
+const DELETE: &str = "delete";
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What a deletion would do.
@@ -41,6 +43,35 @@ pub async fn look(cluster: &Cluster, name: &str) -> Result<Plan, Failure> {
     Ok(Plan { node, pods, others, password: password(cluster, name).await })
 }
 
+/// The same; or, where the node is gone because of a deletion that was cut off, what is left of that.
+pub async fn again(cluster: &Cluster, known: &str, name: &str) -> Result<(Plan, bool), Failure> {
+    let why = match look(cluster, name).await {
+        Err(Failure::Refused(why)) => why,
+        other => return Ok((other?, false)),
+    };
+    let open = journal::unfinished(known, &format!("node-{name}"))?;
+    match begun(&open) {
+        Some(node) if !node::is_there(cluster, name).await? => {
+            // Nobody of that name is there: whatever is still said to be on it was on this one.
+            let pods = pods::of_node(cluster, name).await?;
+            let password = password(cluster, name).await;
+            Ok((Plan { node, pods, others: Vec::new(), password }, true))
+        }
+        _ => Err(why.into()),
+    }
+}
+
+fn begun(open: &[Event]) -> Option<NodeFact> {
+    let was = open.iter().rev().find_map(|event| match event {
+        Event::Before { what, state } if what == WAS => {
+            serde_json::from_value::<NodeFact>(state.clone()).ok()
+        }
+        _ => None,
+    })?;
+    let ours = |e: &Event| matches!(e, Event::Intent { act, targets } if act == DELETE && targets.contains(&was.target()));
+    open.iter().any(ours).then_some(was)
+}
+
 fn check(node: &NodeFact, all: &[NodeFact]) -> Result<Vec<String>, Refusal> {
     let what = format!("delete node {}", node.name);
     if node.control_plane {
@@ -62,7 +93,7 @@ fn check(node: &NodeFact, all: &[NodeFact]) -> Result<Vec<String>, Refusal> {
 }
 
 /// Its metadata alone; who may not ask for it does without.
-async fn password(cluster: &Cluster, name: &str) -> Option<Target> {
+pub async fn password(cluster: &Cluster, name: &str) -> Option<Target> {
     let secret = format!("{}.node-password.k3s", name.to_ascii_lowercase());
     let secrets = cluster.api::<Secret>(Some("kube-system"));
     let found = ask("its password's metadata", secrets.get_metadata_opt(&secret)).await.ok()??;
@@ -98,7 +129,7 @@ pub async fn act(
         .into());
     }
     journal.note(Event::Before { what: WAS.to_owned(), state: json!(node) })?;
-    journal.intent("delete", vec![node.target()])?;
+    journal.intent(DELETE, vec![node.target()])?;
     let nodes = cluster.wide::<Node>();
     remove(format!("the end of node {}", node.name), &nodes, (&node.name, &node.uid), None).await?;
     say(format!("node {} is deleted; what it was is written down", node.name));
@@ -115,7 +146,14 @@ pub async fn act(
         sleep(LOOK).await;
     }
     journal.seen(format!("{} left", crate::words::count(done.pods_left, "pod")))?;
-    if wiped && let Some(secret) = password(cluster, &node.name).await {
+    let kept = if wiped { password(cluster, &node.name).await } else { None };
+    if wiped && kept.is_none() {
+        say(format!(
+            "no password of {} is seen: k3s deletes it by itself, or you may not see it (ctl rights --break-glass)",
+            node.name
+        ));
+    }
+    if let Some(secret) = kept {
         let secrets = cluster.api::<Secret>(Some("kube-system"));
         journal.intent("delete secret", vec![secret.clone()])?;
         remove("the end of its password", &secrets, (&secret.name, &secret.uid), None).await?;
@@ -168,6 +206,20 @@ mod tests {
         let node = json!({"metadata": {"name": name, "uid": name, "labels": labels},
             "status": {"conditions": [{"type": "Ready", "status": ready}]}});
         serde_json::from_value::<Node>(node).unwrap().into()
+    }
+
+    #[test]
+    fn a_deletion_is_gone_on_with_when_it_had_begun_and_not_ended() {
+        let was = node("styx", "Unknown", &json!({"gpu": "yes"}));
+        let before = Event::Before { what: WAS.to_owned(), state: json!(was) };
+        let intent = |target| Event::Intent { act: DELETE.to_owned(), targets: vec![target] };
+        let other = Target { name: "node/styx".to_owned(), uid: "another".to_owned() };
+        assert_eq!(begun(&[before.clone(), intent(was.target())]), Some(was.clone()));
+        assert_eq!(begun(&[before.clone(), intent(other)]), None);
+        assert_eq!(
+            (begun(&[before]), begun(&[intent(was.target())]), begun(&[])),
+            (None, None, None)
+        );
     }
 
     #[test]

@@ -162,9 +162,7 @@ impl Journal {
 
     /// What is still open must have begun here.
     fn same_cluster(&self, here: &Pin) -> Result<(), JournalError> {
-        let closed = self.lines.iter().rposition(|l| matches!(l.event, Event::Closed { .. }));
-        let open = self.lines.iter().skip(closed.map_or(0, |at| at + 1));
-        for line in open {
+        for line in open(&self.lines) {
             if let Event::Opened { pin, .. } = &line.event
                 && pin.uid != here.uid
             {
@@ -202,6 +200,22 @@ impl Journal {
         })
     }
 
+    /// What goes on, for who is interrupted: what was begun last, or was seen last.
+    pub fn last(&self) -> Option<String> {
+        self.lines.iter().rev().find_map(|line| match &line.event {
+            Event::Intent { act, targets } => {
+                let few: Vec<&str> = targets.iter().take(3).map(|t| t.name.as_str()).collect();
+                let rest = match targets.len() - few.len() {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                Some(format!("under way: {act} {}{rest}", few.join(", ")))
+            }
+            Event::Seen { what } => Some(format!("seen last: {what}")),
+            Event::Opened { .. } | Event::Closed { .. } | Event::Before { .. } => None,
+        })
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -225,6 +239,24 @@ impl Journal {
     pub fn close(&mut self, ending: impl Into<String>) -> Result<(), JournalError> {
         self.note(Event::Closed { ending: ending.into() })
     }
+}
+
+/// What was begun of a subject and has not ended, as its journal tells. Nobody is kept out by this, and nothing is written.
+pub fn unfinished(cluster: &str, subject: &str) -> Result<Vec<Event>, JournalError> {
+    let path = diary::place()?.join(cluster).join(format!("{subject}.jsonl"));
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(JournalError::File { path, source }),
+    };
+    let (lines, _) = read(&path, &text)?;
+    Ok(open(&lines).iter().map(|line| line.event.clone()).collect())
+}
+
+/// What comes after the last end.
+fn open(lines: &[Line]) -> &[Line] {
+    let closed = lines.iter().rposition(|l| matches!(l.event, Event::Closed { .. }));
+    lines.get(closed.map_or(0, |at| at + 1)..).unwrap_or_default()
 }
 
 /// All whole lines, and where they end.

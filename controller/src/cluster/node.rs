@@ -71,6 +71,12 @@ pub async fn all(cluster: &Cluster) -> Result<Vec<NodeFact>, ClusterError> {
     Ok(cluster.nodes().await?.into_iter().map(Into::into).collect())
 }
 
+/// Is there a node of that name?
+pub async fn is_there(cluster: &Cluster, name: &str) -> Result<bool, ClusterError> {
+    let nodes = cluster.wide::<Node>();
+    Ok(ask(format!("node {name}"), nodes.get_metadata_opt(name)).await?.is_some())
+}
+
 /// Looks at a node; one that does not exist is refused, and what was meant is guessed.
 pub async fn look(cluster: &Cluster, name: &str) -> Result<NodeFact, Failure> {
     let nodes = cluster.wide::<Node>();

@@ -52,6 +52,8 @@ pub fn of(verb: &str, kinds: &Kinds) -> Vec<Right> {
             for verb in ["drain", "delete", "verify"] {
                 rights.extend(of(verb, kinds));
             }
+            // By which recoveries from two machines keep out of each other's way.
+            rights.push(right("coordination.k8s.io", "leases", &["get", "create", "update"]));
         }
         "verify" => {
             rights.extend(looks);
@@ -79,6 +81,11 @@ pub fn of(verb: &str, kinds: &Kinds) -> Vec<Right> {
         }
     }
     rights
+}
+
+/// What it takes to forget the password of a wiped machine.
+pub fn forget() -> Vec<Right> {
+    vec![right("", "secrets", &["get", "delete"])]
 }
 
 /// What only the last resort needs.

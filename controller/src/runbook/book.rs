@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ~/.local/state/lifeline/CLUSTER/recover/
-//!   lock                     one recovery at a time
+//!   lock                     one recovery at a time from this machine; the cluster's own is a Lease
 //!   20251013T120000-5d1c/
 //!     opened.json            cluster, context, UID, nodes as they were, what was agreed to
 //!     notes.jsonl            what was seen and decided between the runs

@@ -177,7 +177,7 @@ pub const CARDS: &[Card] = &[
         "Step 2",
         "option B: recreate the VPS",
         3,
-        "named in the report: `ctl vps recreate NODE`, by hand",
+        "by hand: `ctl vps recreate NODE`, then `ctl recover --resume --machine-wiped NODE`",
         "it wipes the machine's disk; no recovery does that on the way",
         1_200,
     ),

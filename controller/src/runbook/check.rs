@@ -26,14 +26,14 @@ pub struct Checked {
     pub words: String,
 }
 
-/// Looks until nothing is out of order, or the time is over. `unwell_before` was not ready before anything was done; the
-/// recovery began at `began_ms`, by the wall clock.
+/// Looks until nothing is out of order, or the time is over; once, where nobody need be `patient`. `unwell_before` was not ready
+/// before anything was done; the recovery began at `began_ms`, by the wall clock.
 pub async fn settle(
     session: &Session,
     cluster: Option<&Cluster>,
     nodes: &[String],
     unwell_before: &[String],
-    began_ms: u64,
+    (began_ms, patient): (u64, bool),
 ) -> Result<Checked, String> {
     let wanted = session.config.as_ref().map(|c| c.verify.clone()).unwrap_or_default();
     let Some(cluster) = cluster else {
@@ -50,7 +50,7 @@ pub async fn settle(
         }
         match &checked {
             Ok(c) if c.well => return checked,
-            _ if begun.elapsed() > SETTLE => return checked,
+            _ if !patient || begun.elapsed() > SETTLE => return checked,
             _ => sleep(POLL).await,
         }
     }

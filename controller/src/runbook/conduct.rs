@@ -10,6 +10,7 @@ use super::leg::{Halt, Leg, LegEnd, World, cut_off, take, took_place};
 use super::op::{Left, RunbookOp};
 use super::opened::{NodeWas, Opened};
 use super::run::Shelf;
+use super::spare::Spare;
 use futures_util::future::join_all;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -24,8 +25,12 @@ pub trait Desk: World {
     fn startable(&self, node: &str) -> Result<(), String>;
     /// Why a node's machine cannot be restarted from here; `Ok` when it can.
     fn restartable(&self, node: &str) -> Result<(), String>;
-    /// Why a node's machine is to be left alone, by a fresh look: the trouble is not its own, or the cluster hears it.
-    fn spared(&self, node: &str) -> impl Future<Output = Option<String>> + Send;
+    /// Whether a node's machine is to be left alone, by a fresh look: the trouble is not its own, or the cluster hears it.
+    fn spared(&self, node: &str) -> impl Future<Output = Spare> + Send;
+    /// Why nothing that is done to a node would mend it, by its agent's fresh look.
+    fn upstream(&self, node: &str) -> impl Future<Output = Option<String>> + Send;
+    /// The operator says that the node's machine was wiped.
+    fn wiped(&self, node: &str) -> bool;
     /// Why a node is not to be taken out of its cluster, by a fresh look.
     fn belongs(&self, node: &str) -> impl Future<Output = Option<String>> + Send;
     /// What is to be typed at the node's own console, word for word.
@@ -130,7 +135,11 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
 
     async fn nodes(&self) -> Result<Vec<(String, NodeEnd)>, Halt> {
         let each = self.opened.nodes.iter().map(|was| async move {
-            let end = if was.is_well() { NodeEnd::WasWell } else { self.node(was).await? };
+            let wiped = self.world.wiped(&was.name);
+            let end = match was.is_well() && !wiped {
+                true => NodeEnd::WasWell,
+                false => self.node(was).await?,
+            };
             Ok::<_, Halt>((was.name.clone(), end))
         });
         join_all(each).await.into_iter().collect()
@@ -144,6 +153,22 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
         let restart = vec![RunbookOp::MachineRestarted { node: node.clone() }];
         let restart = Leg::new(3, format!("restart-{node}"), restart, minutes(20));
         let mut tried = Vec::new();
+        if self.world.wiped(node) {
+            // A restart gives nothing back of what is gone. Who answers there was not wiped, or has joined anew.
+            if self.world.look(&RunbookOp::NodeHealed { node: node.clone() }).await.is_err() {
+                return Ok(NodeEnd::Wiped);
+            }
+            self.note(
+                node,
+                &format!("{node}'s agent answers: its machine is not taken to be wiped"),
+            )?;
+        }
+        if was.says_upstream()
+            && !self.begun(&[&heal, &restart])?
+            && let Some(why) = self.world.upstream(node).await
+        {
+            return self.spare(node, why, tried);
+        }
         // A restart that was cut off is looked after first: what the agent says before it is of the boot that ends.
         if cut_off(self.shelf, &restart)?.is_none() {
             let end = self.leg(&heal).await?;
@@ -156,12 +181,15 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
             }
         }
         // From here on it is about the whole machine: what is wrong must be wrong there.
-        if cut_off(self.shelf, &restart)?.is_none()
-            && let Some(why) = self.world.spared(node).await
-        {
-            self.note(node, &format!("{node} is left as it is: {why}"))?;
-            tried.push(why);
-            return Ok(NodeEnd::Spared(tried));
+        if cut_off(self.shelf, &restart)?.is_none() {
+            match self.world.spared(node).await {
+                Spare::Yes(why) => return self.spare(node, why, tried),
+                Spare::Told(why) => {
+                    self.note(node, &format!("{node}: {why}; what a restart ends may be well"))?;
+                    tried.push(why);
+                }
+                Spare::No => {}
+            }
         }
         match self.world.restartable(node) {
             Err(why) => tried.push(format!("its provider: {why}")),
@@ -184,6 +212,22 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
         }
         self.note(node, &self.world.console(node))?;
         Ok(NodeEnd::Dead(tried))
+    }
+
+    fn spare(&self, node: &str, why: String, mut tried: Vec<String>) -> Result<NodeEnd, Halt> {
+        self.note(node, &format!("{node} is left as it is: {why}"))?;
+        tried.push(why);
+        Ok(NodeEnd::Spared(tried))
+    }
+
+    /// One of them was cut off, and has to be brought to its end first.
+    fn begun(&self, legs: &[&Leg]) -> Result<bool, Halt> {
+        for leg in legs {
+            if cut_off(self.shelf, leg)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// An agent that does not run is started where SSH leads to its node, and then asked.
@@ -317,6 +361,9 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
 
     /// The last resort, each step of it asked by itself: nothing new goes there, what is there moves, the node is forgotten.
     async fn left(&self, nodes: &[(String, NodeEnd)]) -> Result<(), Halt> {
+        for (node, _) in nodes.iter().filter(|(_, end)| *end == NodeEnd::Wiped) {
+            self.forgotten(node).await?;
+        }
         for (node, _) in nodes.iter().filter(|(_, end)| matches!(end, NodeEnd::Dead(_))) {
             if let Some(why) = self.world.belongs(node).await {
                 self.note(node, &format!("{node} stays in its cluster: {why}"))?;
@@ -341,9 +388,31 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
             }
             if let Some(object) = object.filter(|o| drained && !o.control_plane) {
                 let uid = object.uid.clone();
-                let delete = vec![RunbookOp::NodeDeleted { node: node.clone(), uid }];
+                let delete = vec![RunbookOp::NodeDeleted { node: node.clone(), uid, wiped: false }];
                 self.leg(&Leg::new(6, format!("delete-{node}"), delete, minutes(2))).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// A machine that was wiped comes with another password than k3s keeps, and is refused until the node and that are deleted. Nothing of
+    /// it runs, so there is nothing to be moved first; a kubelet that is heard, and a control plane, are refused by who deletes.
+    async fn forgotten(&self, node: &str) -> Result<(), Halt> {
+        let object =
+            self.opened.nodes.iter().find(|n| n.name == *node).and_then(|n| n.object.as_ref());
+        let Some(object) = object else {
+            let secret = format!("{}.node-password.k3s", node.to_ascii_lowercase());
+            let how = format!("kubectl delete secret {secret} -n kube-system");
+            return self.note(
+                node,
+                &format!("the cluster knew no {node}; if it refuses the machine's password: {how}"),
+            );
+        };
+        let (name, uid) = (node.to_owned(), object.uid.clone());
+        let delete = vec![RunbookOp::NodeDeleted { node: name, uid, wiped: true }];
+        let end = self.leg(&Leg::new(6, format!("forget-{node}"), delete, minutes(4))).await?;
+        if matches!(end, LegEnd::Well | LegEnd::WasSo(_)) {
+            self.note(node, &format!("{node} is forgotten: let its machine join under that name, ctl install {node}, and what it was is given back by: ctl recover --resume"))?;
         }
         Ok(())
     }

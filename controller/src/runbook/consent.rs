@@ -11,6 +11,8 @@ pub struct Consent {
     pub yes: bool,
     /// Names of what cannot.
     pub confirmed: Vec<String>,
+    /// Nodes whose machines were wiped, by the operator's word.
+    pub wiped: Vec<String>,
     /// How long a healed node must stay well.
     pub stability: Duration,
     /// How long to follow an agent at most.

@@ -7,6 +7,7 @@ use super::leg::{Halt, Leg, LegEnd, World, all_so};
 use super::op::{Left, RunbookOp, Seen};
 use super::opened::{NodeObject, NodeWas, Opened};
 use super::run::{Clocked, Shelf, WorkClock};
+use super::spare::Spare;
 use crate::error::CommandError;
 use lifeline_core::clock::Stamp;
 use lifeline_core::diagnosis::Health;
@@ -32,6 +33,12 @@ struct State {
     starts_not: Option<&'static str>,
     /// Nodes that the cluster hears, or whose trouble is not their own.
     spared: BTreeSet<&'static str>,
+    /// Nodes whose machines were wiped.
+    wiped: BTreeSet<&'static str>,
+    /// Nodes whose agents answer and cannot look.
+    dumb: BTreeSet<&'static str>,
+    /// Nodes whose agents say Upstream.
+    upstream: BTreeSet<&'static str>,
     /// Nodes that must not be taken out of their cluster.
     belongs: BTreeSet<&'static str>,
 }
@@ -154,9 +161,22 @@ impl Desk for Sim {
         }
     }
 
-    async fn spared(&self, node: &str) -> Option<String> {
-        let spared = self.0.lock().unwrap().spared.contains(node);
-        spared.then(|| format!("the API server hears {node}"))
+    async fn spared(&self, node: &str) -> Spare {
+        let s = self.0.lock().unwrap();
+        match (s.spared.contains(node), s.dumb.contains(node)) {
+            (true, _) => Spare::Yes(format!("the API server hears {node}")),
+            (_, true) => Spare::Told("its agent answers, and cannot look".to_owned()),
+            _ => Spare::No,
+        }
+    }
+
+    async fn upstream(&self, node: &str) -> Option<String> {
+        let upstream = self.0.lock().unwrap().upstream.contains(node);
+        upstream.then(|| "its agent says Upstream".to_owned())
+    }
+
+    fn wiped(&self, node: &str) -> bool {
+        self.0.lock().unwrap().wiped.contains(node)
     }
 
     async fn belongs(&self, node: &str) -> Option<String> {
@@ -188,6 +208,7 @@ impl Desk for Sim {
 #[derive(Clone, Debug)]
 struct Memory {
     runs: Arc<Mutex<BTreeMap<String, Vec<Entry<RunbookOp>>>>>,
+    notes: Arc<Mutex<Vec<String>>>,
     fuse: Arc<Mutex<Option<usize>>>,
     /// The line at which it burns out gets to the disk.
     kept: bool,
@@ -203,7 +224,11 @@ struct Page {
 
 impl Memory {
     fn new(fuse: Option<usize>, kept: bool) -> Self {
-        Self { runs: Arc::default(), fuse: Arc::new(Mutex::new(fuse)), kept }
+        Self { runs: Arc::default(), notes: Arc::default(), fuse: Arc::new(Mutex::new(fuse)), kept }
+    }
+
+    fn said(&self, words: &str) -> bool {
+        self.notes.lock().unwrap().iter().any(|note| note.contains(words))
     }
 
     fn lines(&self) -> usize {
@@ -262,7 +287,8 @@ impl Shelf for Memory {
         Ok(self.runs.lock().unwrap().keys().cloned().collect())
     }
 
-    fn note(&self, _: &str, _: &str) -> Result<(), BookError> {
+    fn note(&self, _: &str, text: &str) -> Result<(), BookError> {
+        self.notes.lock().unwrap().push(text.to_owned());
         Ok(())
     }
 
@@ -366,6 +392,58 @@ async fn a_node_that_is_heard_or_not_at_fault_is_neither_restarted_nor_taken_out
     assert!(matches!(&told.nodes[1].1, NodeEnd::Dead(_)), "{told:?}");
     let kinds = ["machine-restarted", "left-cordoned", "drained", "out-of-service", "node-deleted"];
     assert_eq!(kinds.map(|kind| world.times(kind)), [0; 5]);
+}
+
+#[tokio::test]
+async fn a_wiped_machine_is_forgotten_with_its_password_and_neither_restarted_nor_drained() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    // calypso's agent answers: whoever says that it was wiped is wrong.
+    world.0.lock().unwrap().wiped = NODES.into();
+    let told = recover(&world, &shelf).await.unwrap();
+    let ends: Vec<_> = told.nodes.iter().map(|(_, end)| end.clone()).collect();
+    assert_eq!(ends, [NodeEnd::Healed("its agent"), NodeEnd::Wiped]);
+    assert_eq!(told.word(), Word::Unwell);
+    let kinds = ["machine-restarted", "left-cordoned", "drained", "node-deleted"];
+    assert_eq!(kinds.map(|kind| world.times(kind)), [0, 0, 0, 1]);
+    let styx =
+        RunbookOp::NodeDeleted { node: "styx".to_owned(), uid: "uid-styx".to_owned(), wiped: true };
+    assert!(world.0.lock().unwrap().so.contains(&styx.to_string()));
+    assert!(shelf.said("its machine is not taken to be wiped") && shelf.said("styx is forgotten"));
+    // It has joined anew, and has an agent: the same run goes on, and gives back what it was.
+    world.0.lock().unwrap().agents.insert("styx");
+    let told = recover(&world, &shelf).await.unwrap();
+    assert_eq!((told.word(), &told.nodes[1].1), (Word::Recovered, &NodeEnd::Healed("its agent")));
+    assert_eq!((world.times("node-deleted"), world.times("node-restored")), (1, 2));
+}
+
+#[tokio::test]
+async fn a_machine_whose_agent_answers_and_cannot_look_is_restarted_by_who_was_told_so() {
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().dumb = ["styx"].into();
+    world.0.lock().unwrap().refused = ["machine-restarted", "left-cordoned"].into();
+    let told = recover(&world, &shelf).await.unwrap();
+    let NodeEnd::Dead(tried) = &told.nodes[1].1 else { panic!("{told:?}") };
+    let at = |what: &str| tried.iter().position(|t| t.contains(what)).unwrap();
+    assert!(at("its agent answers, and cannot look") < at("its provider: not agreed to"));
+    assert!(shelf.said("what a restart ends may be well"));
+    world.0.lock().unwrap().refused.clear();
+    assert_eq!(recover(&world, &shelf).await.unwrap().word(), Word::Recovered);
+    assert_eq!(world.times("machine-restarted"), 1);
+}
+
+#[tokio::test]
+async fn where_an_agent_says_upstream_nothing_is_done_and_where_it_no_longer_does_it_is_healed() {
+    let mut found = opened();
+    found.nodes.iter_mut().for_each(|n| n.verdict = Some("Upstream".to_owned()));
+    let (world, shelf) = (Sim::day(), Memory::new(None, true));
+    world.0.lock().unwrap().upstream = NODES.into();
+    let told = Conduct::new(&world, &shelf, &found).run().await.unwrap();
+    assert!(told.nodes.iter().all(|(_, end)| matches!(end, NodeEnd::Spared(_))), "{told:?}");
+    let kinds = ["node-healed", "machine-restarted", "left-cordoned"];
+    assert_eq!(kinds.map(|kind| world.times(kind)), [0; 3]);
+    world.0.lock().unwrap().upstream.clear();
+    let told = Conduct::new(&world, &shelf, &found).run().await.unwrap();
+    assert_eq!(told.nodes[0].1, NodeEnd::Healed("its agent"), "{told:?}");
 }
 
 #[tokio::test]

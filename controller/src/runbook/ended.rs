@@ -27,6 +27,8 @@ pub enum NodeEnd {
     Dead(Vec<String>),
     /// It is not, or nobody can say; but its machine is not what is wrong. This was tried, and why it was left alone.
     Spared(Vec<String>),
+    /// Its machine was wiped: there is nothing to be brought back, and it joins anew.
+    Wiped,
     /// It can be gone on with.
     Held(String),
     /// A human is needed.

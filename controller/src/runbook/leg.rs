@@ -73,6 +73,10 @@ pub trait World: Sync {
     fn judge(&self, leg: &Leg) -> impl Future<Output = Judgement> + Send;
     /// Asks the operator about one op.
     fn agrees(&self, op: &RunbookOp) -> impl Future<Output = Result<bool, CommandError>> + Send;
+    /// Returns when something may be begun: never, when somebody else is at the cluster, for then the run is stopped.
+    fn turn(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
     /// Waits.
     fn wait(&self, ms: u64) -> impl Future<Output = ()> + Send;
     /// A line of progress.
@@ -177,6 +181,7 @@ pub async fn take<W: World, S: Shelf>(
     let newest = newest(shelf, leg)?;
     if let Some(mut run) = cut_off(shelf, leg)? {
         world.say(&format!("Going on with \"{}\", which was cut off: looking again.", leg.name));
+        world.turn().await;
         return go(world, &mut run, leg).await;
     }
     let (mut pending, mut words) = (false, Vec::new());
@@ -198,6 +203,7 @@ pub async fn take<W: World, S: Shelf>(
             return Ok(LegEnd::Declined);
         }
     }
+    world.turn().await;
     let mut run = shelf.run(&format!("{}.{}", leg.stem(), newest + 1))?;
     let now = run.clock().now();
     let opened = Event::Opened { plan: leg.plan(recovery), by: by.to_owned() };

@@ -1,14 +1,16 @@
 //! The runbook: all that is done to bring a cluster back, as steps on core's engine.
 //!
 //! [`card`] says what replaces which sentence of the manual one, [`op`] what can be brought about, [`leg`] how one stretch is
-//! run and written down, [`conduct`] in which order, [`real`] with what hands.
+//! run and written down, [`conduct`] in which order, [`real`] with what hands, [`hold`] that nobody else does at the same time.
 
 pub mod book;
 pub mod card;
 pub mod check;
+pub mod claim;
 pub mod conduct;
 pub mod consent;
 pub mod ended;
+pub mod hold;
 pub mod lease;
 pub mod leg;
 pub mod look;

@@ -102,6 +102,9 @@ pub enum RunbookOp {
         node: String,
         /// Its object's uid: another node may come to bear its name.
         uid: String,
+        /// Its machine was wiped: what the cluster keeps of its password goes, too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        wiped: bool,
     },
     /// The node has the labels, taints and cordon it had before.
     NodeRestored {
@@ -359,7 +362,15 @@ impl fmt::Display for RunbookOp {
             Self::OutOfService { node, .. } => {
                 write!(f, "let go of {node}'s pods and volumes, its machine being off")
             }
-            Self::NodeDeleted { node, .. } => write!(f, "delete {node} from the cluster"),
+            Self::NodeDeleted { node, wiped: false, .. } => {
+                write!(f, "delete {node} from the cluster")
+            }
+            Self::NodeDeleted { node, wiped: true, .. } => {
+                write!(
+                    f,
+                    "delete {node} from the cluster, and its password, its machine being wiped"
+                )
+            }
             Self::NodeRestored { node, .. } => {
                 write!(f, "give {node} its labels, taints and scheduling back")
             }

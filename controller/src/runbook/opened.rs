@@ -3,6 +3,7 @@
 use super::op::Taint;
 use crate::cluster::culprit::Suspect;
 use crate::sight::Sight;
+use lifeline_core::diagnosis::Verdict;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -163,6 +164,11 @@ impl NodeWas {
         }
         let agent = self.verdict.as_deref().map(|v| v == "Healthy" || v == "Moved");
         agent.unwrap_or(false) && self.ready.unwrap_or(true)
+    }
+
+    /// What is wrong is none of its own, by its agent's word.
+    pub fn says_upstream(&self) -> bool {
+        self.verdict.as_deref() == Some(Verdict::Upstream.word())
     }
 
     /// For people.

@@ -5,14 +5,17 @@ use super::card::because;
 use super::check::{self, Checked};
 use super::conduct::Desk as Wanted;
 use super::consent::{Consent, console};
+use super::hold::Hold;
 use super::lease::Looks;
 use super::leg::{Leg, World, all_so};
 use super::missed::Missed;
 use super::op::{RunbookOp, Seen};
 use super::opened::Opened;
 use super::record::Papers;
+use super::run::Shelf;
 use super::side::Side;
-use super::{proof, spare, verify};
+use super::spare::{self, Spare};
+use super::{proof, verify};
 use crate::ask;
 use crate::climb::{Heal, Wish};
 use crate::cluster::Cluster;
@@ -49,6 +52,8 @@ pub struct Real<'a> {
     pub side: Result<Side<'a>, String>,
     /// The provider, or why it cannot be asked.
     pub provider: Result<Desk, String>,
+    /// That nobody else is at it.
+    pub hold: &'a Hold<'a>,
     /// Where it is written down.
     pub book: &'a Book,
     /// How it began.
@@ -62,7 +67,7 @@ pub struct Real<'a> {
     /// One question at a time.
     pub asking: Mutex<()>,
     /// What the last check of the whole cluster found.
-    pub checked: Mutex<Option<Checked>>,
+    pub checked: Mutex<Option<Result<Checked, String>>>,
     /// Agents that could not be reached a moment ago.
     pub missed: Missed,
     /// Renewals of a node's lease that were seen while its agent was at work.
@@ -187,15 +192,28 @@ impl Real<'_> {
     }
 
     async fn verify(&self) -> Result<(), Failure> {
+        let checked = self.verified().await;
+        *self.checked.lock().await = Some(checked.clone());
+        let why = match checked {
+            Ok(checked) if checked.well => return Ok(()),
+            Ok(checked) => checked.words,
+            Err(why) => why,
+        };
+        Err(Failure { why, retryable: true })
+    }
+
+    async fn verified(&self) -> Result<Checked, String> {
         let ours = self.opened.nodes.iter().filter(|n| !n.left_alone());
         let nodes: Vec<String> = ours.map(|n| n.name.clone()).collect();
         let pods = self.before.values().flat_map(|s| &s.pods);
         let unwell: Vec<String> =
             pods.filter(|p| !p.ready && !p.ready_by_kubelet).map(|p| p.uid.clone()).collect();
-        let checked =
-            check::settle(self.session, self.cluster, &nodes, &unwell, self.opened.wall_ms).await;
-        let fail = |why: String| Failure { why, retryable: true };
-        let mut checked = checked.map_err(fail)?;
+        // Where nothing was begun, nothing has to settle.
+        let done = self.book.runs().map_err(|e| chain(&e))?;
+        let patient = done.iter().any(|run| run.as_str() < "08-");
+        let began = self.opened.wall_ms;
+        let mut checked =
+            check::settle(self.session, self.cluster, &nodes, &unwell, (began, patient)).await?;
         // What the API server has forgotten may run on.
         if let Ok(side) = &self.side
             && let Some(words) = proof::ended(self.session, &self.missed, self.book, side).await
@@ -205,12 +223,11 @@ impl Real<'_> {
         }
         // What is left of the namespace wakes up with the next one of its name.
         if let (Ok(side), Some(_)) = (&self.side, &self.opened.namespace) {
-            let left = side.remnants().await.map_err(fail)?;
+            let left = side.remnants().await?;
             checked.well &= left.is_empty();
             left.iter().for_each(|l| checked.words = format!("{}; {l}", checked.words));
         }
-        *self.checked.lock().await = Some(checked.clone());
-        if checked.well { Ok(()) } else { Err(fail(checked.words)) }
+        Ok(checked)
     }
 
     async fn node_well(&self, node: &str, booted: bool) -> Judgement {
@@ -265,10 +282,11 @@ impl World for Real<'_> {
                 self.is_off(node).await?;
                 self.side.as_ref().map_err(Clone::clone)?.look(op).await
             }
-            RunbookOp::ClusterVerified => Ok(match &*self.checked.lock().await {
-                Some(checked) => Seen::is(checked.well, checked.words.clone()),
-                None => Seen::is(false, String::new()),
-            }),
+            RunbookOp::ClusterVerified => match &*self.checked.lock().await {
+                Some(Ok(checked)) => Ok(Seen::is(checked.well, checked.words.clone())),
+                Some(Err(why)) => Err(why.clone()),
+                None => Ok(Seen::is(false, String::new())),
+            },
             RunbookOp::ReportWritten { .. }
             | RunbookOp::Committed { .. }
             | RunbookOp::Pushed { .. }
@@ -279,6 +297,7 @@ impl World for Real<'_> {
     }
 
     async fn act(&self, op: &RunbookOp, _: &Seen) -> Result<(), Failure> {
+        self.hold.turn().await;
         if let Some(node) = op.node() {
             self.missed.forget(node);
             self.renewals.lock().await.remove(node);
@@ -354,6 +373,10 @@ impl World for Real<'_> {
         ask::confirm(out, agreed, &capital(&format!("{op}{seen}?"))).await
     }
 
+    async fn turn(&self) {
+        self.hold.turn().await;
+    }
+
     async fn wait(&self, ms: u64) {
         tokio::time::sleep(Duration::from_millis(ms)).await;
     }
@@ -382,8 +405,16 @@ impl Wanted for Real<'_> {
         provider.config.vps(node).map(drop).map_err(|e| e.to_string())
     }
 
-    async fn spared(&self, node: &str) -> Option<String> {
+    async fn spared(&self, node: &str) -> Spare {
         spare::machine(self.session, &self.missed, self.cluster, node).await
+    }
+
+    async fn upstream(&self, node: &str) -> Option<String> {
+        spare::upstream(self.session, &self.missed, node).await
+    }
+
+    fn wiped(&self, node: &str) -> bool {
+        self.consent.wiped.iter().any(|w| w == node)
     }
 
     async fn belongs(&self, node: &str) -> Option<String> {

@@ -173,9 +173,12 @@ impl Side<'_> {
                 }
                 _ => Seen::is(true, format!("{node} is no member any more")),
             },
-            RunbookOp::NodeDeleted { node, uid } => match self.object(node).await? {
+            RunbookOp::NodeDeleted { node, uid, wiped } => match self.object(node).await? {
                 Some(fact) if fact.uid == *uid => Seen::is(false, format!("{node} is a member")),
                 Some(_) => Seen::is(true, format!("{node} is gone; another one has its name")),
+                None if *wiped && delete::password(self.cluster, node).await.is_some() => {
+                    Seen::is(false, format!("{node} is no member, and its password is kept"))
+                }
                 None => Seen::is(true, format!("{node} is no member any more")),
             },
             RunbookOp::NodeRestored { node, labels, taints, uncordon, in_service } => {
@@ -254,17 +257,17 @@ impl Side<'_> {
                 node::service(self.cluster, &fact, true, &mut journal, &mut say).await?;
                 Ok(journal.close("out-of-service")?)
             }
-            RunbookOp::NodeDeleted { node, uid } => {
-                let plan = delete::look(self.cluster, node).await?;
+            RunbookOp::NodeDeleted { node, uid, wiped } => {
+                let (plan, _) = delete::again(self.cluster, self.name, node).await?;
                 if plan.node.uid != *uid {
                     return Err(Failed::of(format!(
                         "{node} is another node than the one that was seen"
                     )));
                 }
                 let mut journal = self.journal(&format!("node-{node}"), &op.to_string())?;
-                let how = (false, DELETE);
+                let how = (*wiped, DELETE);
                 delete::act(self.cluster, &plan, how, &mut journal, &mut say).await?;
-                Ok(())
+                Ok(journal.close("deleted")?)
             }
             RunbookOp::NodeRestored { node, labels, taints, uncordon, in_service } => {
                 let mut journal = self.journal(&format!("node-{node}"), &op.to_string())?;

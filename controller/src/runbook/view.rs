@@ -199,6 +199,7 @@ pub fn node(end: &NodeEnd) -> String {
         NodeEnd::Healed(what) => format!("well again, by {what}"),
         NodeEnd::Dead(tried) => format!("not well:\n    {}", tried.join("\n    ")),
         NodeEnd::Spared(tried) => format!("left as it is:\n    {}", tried.join("\n    ")),
+        NodeEnd::Wiped => "its machine was wiped: it has to join anew".to_owned(),
         NodeEnd::Held(why) => format!("not at its end: {why}"),
         NodeEnd::Stuck(why) => format!("stuck: {why}"),
     }

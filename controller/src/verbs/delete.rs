@@ -67,27 +67,40 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     if args.restore {
         return restore(&desk, node, args.limit).await;
     }
-    let plan = delete::look(&desk.cluster, node).await?;
-    show(&plan, out);
-    let typed = ask::typed(out, args.confirm.as_deref(), node);
-    if interruptible(typed).await.transpose()? != Some(true) {
-        out.say("Nothing was done.");
-        return Ok(Exit::Unhealthy);
+    let (plan, begun) = delete::again(&desk.cluster, &desk.config.cluster, node).await?;
+    if begun {
+        out.say(format!("{node} is deleted already, and that has not ended: going on with it."));
+    } else {
+        show(&plan, out);
+        let typed = ask::typed(out, args.confirm.as_deref(), node);
+        if interruptible(typed).await.transpose()? != Some(true) {
+            out.say("Nothing was done.");
+            return Ok(Exit::Unhealthy);
+        }
     }
     let mut journal = desk.journal(&format!("node-{node}"), format!("delete {node}"))?;
     let mut say = desk.say();
     let how = (args.machine_wiped, args.limit);
     let working = delete::act(&desk.cluster, &plan, how, &mut journal, &mut say);
     let Some(deleted) = interruptible(working).await else {
-        return Err(CommandError::new(
+        let error = CommandError::new(
             Kind::TimedOut,
             format!("delete {node}: interrupted; the node may be deleted already"),
-        )
-        .hinted(format!("what it was is written down in {}", journal.path().display())));
+        );
+        let wiped = if args.machine_wiped { " --machine-wiped" } else { "" };
+        return Err(journal
+            .last()
+            .into_iter()
+            .fold(error, CommandError::hinted)
+            .hinted(format!("go on: ctl delete {node} --confirm {node}{wiped}"))
+            .hinted(format!("what it was is written down in {}", journal.path().display())));
     };
     let deleted = deleted?;
     out.json(&DeleteJson { plan: &plan, deleted: &deleted })?;
-    journal.close("deleted")?;
+    // What is not at its end is gone on with by the same command.
+    if deleted.pods_left == 0 {
+        journal.close("deleted")?;
+    }
     tell(node, &deleted, out)
 }
 
@@ -128,7 +141,8 @@ fn tell(node: &str, deleted: &Deleted, out: Out) -> Outcome {
         )
         .hinted(
             "the control plane lets go of them within a minute or two: kubectl get pods -A -o wide",
-        ));
+        )
+        .hinted(format!("go on: ctl delete {node} --confirm {node}")));
     }
     out.print(format!("{node}: deleted, none of its pods is left"));
     out.say(format!("when it is back: ctl delete {node} --restore"));

@@ -101,14 +101,15 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let mut say = desk.say();
     let working = drain::act(&desk.cluster, &plan, args.limit, &mut journal, &mut say);
     let Some(drained) = interruptible(working).await else {
-        return Err(CommandError::new(
+        let error = CommandError::new(
             Kind::TimedOut,
             format!(
                 "drain {}: interrupted; it stays cordoned, evicted pods go on ending",
                 args.node
             ),
-        )
-        .hinted(again(&args.node)));
+        );
+        let lines = journal.last();
+        return Err(lines.into_iter().fold(error, CommandError::hinted).hinted(again(&args.node)));
     };
     let drained = drained?;
     out.json(&DrainJson { plan: &plan, drained: Some(&drained) })?;

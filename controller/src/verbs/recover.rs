@@ -17,6 +17,7 @@ use crate::runbook::book::{self, Book, wall_ms};
 use crate::runbook::card;
 use crate::runbook::conduct::{Conduct, Told, Word};
 use crate::runbook::consent::Consent;
+use crate::runbook::hold::Hold;
 use crate::runbook::leg::Halt;
 use crate::runbook::look::{self, Looked};
 use crate::runbook::missed::Missed;
@@ -40,11 +41,13 @@ const HELP: &str = "Examples:
   ctl recover --plan                              what is wrong, and what would be done; touches nothing
   ctl recover --namespace tailscale-system        shows the plan, asks, does it, proves it
   ctl recover calypso styx --yes --confirm styx   for scripts: styx may be restarted by its provider
+  ctl recover --resume --machine-wiped styx       styx was made anew (ctl vps recreate styx), and k3s refuses its password
   ctl recover --resume                            goes on with what was cut off: looks again, never repeats
   ctl recover --explain                           each step of the manual runbook, and what is done instead
 
 What cannot be undone asks again, by a name that is typed; --yes does not cover it, --confirm NAME does. Ctrl-C at any
-moment leaves nothing half known: it says what is under way, and how to go on.
+moment leaves nothing half known: it says what is under way, and how to go on. One recovery at a time acts on a cluster: the
+Lease kube-system/lifeline-recover names it, and keeps others out until a minute after it was last heard of.
 
 Exit codes:
   0  recovered: every node well, the namespace gone, the cluster verified
@@ -52,7 +55,7 @@ Exit codes:
   2  usage, nobody to ask and no --yes, or another cluster than the journal's
   3  something is not well, or not agreed to
   4  stuck: needs a human
-  5  a time limit passed, or Ctrl-C: ctl recover --resume";
+  5  a time limit passed, Ctrl-C, or a recovery from another machine took over: ctl recover --resume";
 
 /// Arguments of `ctl recover`.
 #[derive(Debug, clap::Args)]
@@ -81,6 +84,9 @@ pub struct Args {
     /// Agree beforehand to one thing that cannot be undone, by the name that would be typed
     #[arg(long, value_name = "NAME")]
     confirm: Vec<String>,
+    /// This node's machine was wiped or made anew: delete the node, and the password k3s keeps of it, so that it can join
+    #[arg(long, value_name = "NODE", conflicts_with = "explain")]
+    machine_wiped: Vec<String>,
     /// Whoever puts back what is deleted (Flux, Argo CD, Helm's operator) has been suspended
     #[arg(long)]
     owner_suspended: bool,
@@ -125,7 +131,17 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
             opened.id,
             words::local_date(opened.wall_ms)
         ));
-        return conduct(args, &session, (cluster.as_ref(), pin), provider, &book, &opened).await;
+        wiped_are_looked_after(&args.machine_wiped, &opened)?;
+        let hold = Hold::new(cluster.as_ref(), &pin, &opened, out);
+        let Some(taken) = interruptible(hold.take()).await else {
+            return Err(interrupted(&book, &opened));
+        };
+        taken?;
+        let with = (&book, &hold);
+        let outcome =
+            conduct(args, &session, (cluster.as_ref(), pin), provider, with, &opened).await;
+        hold.release().await;
+        return outcome;
     }
     if !args.plan
         && !args.anew
@@ -150,7 +166,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         tokio::join!(
             look::look(&session, cluster.as_ref(), &args.nodes),
             start::suspects(cluster.as_ref()),
-            may(cluster.as_ref().filter(|_| pin.is_ok()))
+            may(cluster.as_ref().filter(|_| pin.is_ok()), !args.machine_wiped.is_empty())
         )
     };
     let Some((looked, suspects, may)) = interruptible(looking).await else {
@@ -186,11 +202,15 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         suspects,
         heal: false,
     };
+    wiped_are_looked_after(&args.machine_wiped, &opened)?;
     let refused = |node: &str| match &provider {
         Ok(desk) => desk.config.vps(node).err().map(|e| e.to_string()),
         Err(why) => Some(why.clone()),
     };
     out.print(view::plan(&opened, config.record(), &refused));
+    for node in &args.machine_wiped {
+        out.print(format!("{node}: its machine was wiped: no restart; deleted from the cluster with the password k3s keeps of it; it joins anew"));
+    }
     may.iter().for_each(|line| out.print(line));
     if args.plan {
         out.json(&view::json(&opened, config.record()))?;
@@ -214,8 +234,20 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         return Ok(Exit::Unhealthy);
     };
     opened.before = before;
-    let book = Book::begin(&opened)?;
-    conduct(args, &session, (cluster.as_ref(), pin), provider, &book, &opened).await
+    let hold = Hold::new(cluster.as_ref(), &pin, &opened, out);
+    let Some(taken) = interruptible(hold.take()).await else {
+        out.say("Nothing was done.");
+        return Ok(Exit::Unhealthy);
+    };
+    taken?;
+    let outcome = async {
+        let book = Book::begin(&opened)?;
+        let with = (&book, &hold);
+        conduct(args, &session, (cluster.as_ref(), pin), provider, with, &opened).await
+    };
+    let outcome = outcome.await;
+    hold.release().await;
+    outcome
 }
 
 /// Refuses a namespace that is protected, that does not exist, or that somebody would put back; what could not be seen is said.
@@ -249,11 +281,13 @@ async fn checked_namespace(
 
 /// What of the last resort and of the proof is not allowed: said before anybody agrees, because it would only fail midway. What a
 /// clean-up lacks refuses it.
-async fn may(cluster: Option<&Cluster>) -> Option<String> {
+async fn may(cluster: Option<&Cluster>, wiped: bool) -> Option<String> {
     let cluster = cluster?;
     let asked = async {
         let kinds = kinds::look(cluster).await?;
-        rights::lacking(cluster, &rights::of("recover", &kinds)).await
+        let mut needs = rights::of("recover", &kinds);
+        needs.extend(wiped.then(rights::forget).into_iter().flatten());
+        rights::lacking(cluster, &needs).await
     };
     match asked.await {
         Ok(lacking) if lacking.is_empty() => None,
@@ -261,12 +295,26 @@ async fn may(cluster: Option<&Cluster>) -> Option<String> {
             let few: Vec<&str> = lacking.iter().take(5).map(String::as_str).collect();
             let more = lacking.len() - few.len();
             let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let secrets = lacking.iter().any(|l| l.ends_with(" secrets"));
+            let and = if secrets { ", ctl rights --break-glass" } else { "" };
             Some(format!(
-                "Your user may not: {}{rest}; what needs it will fail. The role: ctl rights recover",
+                "Your user may not: {}{rest}; what needs it will fail. The role: ctl rights recover{and}",
                 few.join(", ")
             ))
         }
         Err(e) => Some(format!("What your user may do could not be asked: {}", chain(&e))),
+    }
+}
+
+/// A name that was mistyped must not have another node's disk taken for what it is not.
+fn wiped_are_looked_after(wiped: &[String], opened: &Opened) -> Result<(), CommandError> {
+    let names: Vec<&str> = opened.nodes.iter().map(|n| n.name.as_str()).collect();
+    match wiped.iter().find(|w| !names.contains(&w.as_str())) {
+        None => Ok(()),
+        Some(node) => Err(CommandError::usage(format!(
+            "recover: --machine-wiped {node}: this recovery does not look after a node of that name"
+        ))
+        .hinted(format!("nothing was done; it looks after {}", names.join(", ")))),
     }
 }
 
@@ -311,7 +359,7 @@ async fn conduct(
     session: &Session,
     (cluster, pin): (Option<&Cluster>, Result<Pin, String>),
     provider: Result<Desk, String>,
-    book: &Book,
+    (book, hold): (&Book, &Hold<'_>),
     opened: &Opened,
 ) -> Outcome {
     let out = session.out;
@@ -344,11 +392,13 @@ async fn conduct(
         cluster,
         side,
         provider,
+        hold,
         book,
         opened,
         consent: Consent {
             yes: args.yes,
             confirmed: args.confirm.clone(),
+            wiped: args.machine_wiped.clone(),
             stability: args.stability,
             limit: args.limit,
             ..Consent::default()
@@ -367,24 +417,28 @@ async fn conduct(
         missed.for_each(|(node, why)| real.missed.note(node, why, ago));
     }
     let conduct = Conduct::new(&real, book, opened);
-    match interruptible(conduct.run()).await {
-        Some(Ok(told)) => tell(&told, book, opened, out),
-        Some(Err(Halt::Book(error))) => Err(CommandError::from(error)
-            .hinted(format!("go on with it: ctl recover --resume {}", opened.id))),
-        Some(Err(Halt::Command(error))) => {
-            Err(error.hinted(format!("go on with it: ctl recover --resume {}", opened.id)))
+    let goes_on = format!("go on with it: ctl recover --resume {}", opened.id);
+    match interruptible(hold.during(conduct.run())).await {
+        Some(Ok(Ok(told))) => tell(&told, book, opened, out),
+        Some(Ok(Err(Halt::Book(error)))) => Err(CommandError::from(error).hinted(goes_on)),
+        Some(Ok(Err(Halt::Command(error)))) => Err(error.hinted(goes_on)),
+        Some(Err(taken)) => {
+            Err(under_way(book, taken.into()).hinted(format!("when that run has ended, {goes_on}")))
         }
         None => Err(interrupted(book, opened)),
     }
+}
+
+fn under_way(book: &Book, error: CommandError) -> CommandError {
+    let lines = view::under_way(&runs(book).unwrap_or_default());
+    lines.into_iter().fold(error, CommandError::hinted)
 }
 
 /// What Ctrl-C leaves behind: what is under way, and how to go on.
 fn interrupted(book: &Book, opened: &Opened) -> CommandError {
     let error =
         CommandError::new(Kind::TimedOut, format!("stopped: recovery {} has not ended", opened.id));
-    let lines = view::under_way(&runs(book).unwrap_or_default());
-    let error = lines.into_iter().fold(error, CommandError::hinted);
-    error.hinted("go on with it: ctl recover --resume")
+    under_way(book, error).hinted("go on with it: ctl recover --resume")
 }
 
 fn tell(told: &Told, book: &Book, opened: &Opened, out: Out) -> Outcome {

@@ -12,7 +12,7 @@ pub use prove::{Proof, prove};
 
 use super::hearing;
 use super::inventory::{self, Inventory, Object};
-use super::journal::{Journal, Target};
+use super::journal::{Event, Journal, Target};
 use super::kinds::{self, Unknown};
 use super::owner::Owner;
 use super::pods::{self, PodFact};
@@ -21,6 +21,9 @@ use super::{Cluster, ClusterError, Failure, Refusal, Say, ask, orphans, quiet, r
 use k8s_openapi::api::core::v1::Namespace;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// What is done to a namespace, in its journal.
+const DELETE: &str = "delete";
 
 /// A namespace and all that is in it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -162,6 +165,22 @@ pub async fn look(cluster: &Cluster, name: &str) -> Result<Seen, Failure> {
     })
 }
 
+/// A clean-up that was cut off, and went to its end without us: there is no such namespace, and nothing in it.
+pub fn cut_off(name: &str, open: &[Event]) -> Option<Seen> {
+    let what = format!("namespace/{name}");
+    let ours = |e: &Event| matches!(e, Event::Intent { act, targets } if act == DELETE && targets.iter().any(|t| t.name == what));
+    open.iter().any(ours).then(|| Seen {
+        name: name.to_owned(),
+        uid: None,
+        terminating: false,
+        said: Vec::new(),
+        owners: Vec::new(),
+        inventory: Inventory::default(),
+        pods: Vec::new(),
+        services: None,
+    })
+}
+
 async fn missing(
     cluster: &Cluster,
     name: &str,
@@ -212,7 +231,7 @@ async fn delete(
     say: &mut Say<'_>,
 ) -> Result<(), Failure> {
     let target = Target { name: format!("namespace/{name}"), uid: uid.to_owned() };
-    journal.intent("delete", vec![target])?;
+    journal.intent(DELETE, vec![target])?;
     // When it is on its way already, or another one has taken its name, the next look tells which.
     let spaces = cluster.wide::<Namespace>();
     remove(format!("the end of namespace {name}"), &spaces, (name, uid), None).await?;

@@ -4,9 +4,9 @@ use super::show;
 use crate::ask;
 use crate::cli::Global;
 use crate::cluster::desk::Desk;
-use crate::cluster::journal::Journal;
+use crate::cluster::journal::{self, Journal};
 use crate::cluster::namespace::{self, Done, Ending, Limits, Permit, Proof, Seen};
-use crate::cluster::{kinds, pods, rights};
+use crate::cluster::{Failure, kinds, pods, rights};
 use crate::error::{CommandError, Kind, Outcome};
 use crate::exit::Exit;
 use crate::interrupt::interruptible;
@@ -83,28 +83,34 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     let prepared = async {
         let desk = Desk::open(global, out).await?;
         rights::must(&desk.cluster, "cleanup", &kinds::look(&desk.cluster).await?).await?;
-        let seen = namespace::look(&desk.cluster, &args.namespace).await?;
-        Ok::<_, CommandError>((desk, seen))
+        let (seen, cut_off) = look(&desk, &args.namespace).await?;
+        Ok::<_, CommandError>((desk, seen, cut_off))
     };
     let Some(prepared) = interruptible(prepared).await else { return Ok(nothing(out)) };
-    let (desk, seen) = prepared?;
+    let (desk, seen, cut_off) = prepared?;
     show::lines(&seen).iter().for_each(|l| out.say(l));
     if args.plan {
         plan(&seen, out)?;
         return Ok(Exit::Done);
     }
-    if !agreed(args, &seen, out).await? {
+    if cut_off {
+        out.say(format!("{} is gone already, and that is not proven: going on.", seen.name));
+    } else if !agreed(args, &seen, out).await? {
         return Ok(nothing(out));
     }
     let name = &args.namespace;
     let mut journal = desk.journal(&format!("namespace-{name}"), format!("clean up {name}"))?;
     let working = work(args, &desk, &seen, &mut journal);
     let Some(worked) = interruptible(working).await else {
-        return Err(CommandError::new(
+        let error = CommandError::new(
             Kind::TimedOut,
             format!("clean up namespace {name}: interrupted; what was deleted stays deleted"),
-        )
-        .hinted(format!("run it again to go on: ctl cleanup namespace {name}")));
+        );
+        let lines = journal.last();
+        return Err(lines
+            .into_iter()
+            .fold(error, CommandError::hinted)
+            .hinted(format!("run it again to go on: ctl cleanup namespace {name}")));
     };
     let (done, proof) = worked?;
     out.json(&CleanupJson {
@@ -115,6 +121,20 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         seconds: begun.elapsed().as_secs_f64(),
     })?;
     tell(name, &done, proof.as_ref(), &mut journal, out)
+}
+
+/// The namespace; or, where it is gone because of a clean-up that was cut off, that.
+async fn look(desk: &Desk, name: &str) -> Result<(Seen, bool), CommandError> {
+    let why = match namespace::look(&desk.cluster, name).await {
+        Ok(seen) => return Ok((seen, false)),
+        Err(Failure::Refused(why)) => why,
+        Err(error) => return Err(error.into()),
+    };
+    let open = journal::unfinished(&desk.config.cluster, &format!("namespace-{name}"))?;
+    match namespace::cut_off(name, &open) {
+        Some(seen) => Ok((seen, true)),
+        None => Err(why.into()),
+    }
 }
 
 fn plan(seen: &Seen, out: Out) -> Result<(), CommandError> {

@@ -16,6 +16,7 @@ use crate::out::{Out, Tone};
 use crate::runbook::book::{self, Book, wall_ms};
 use crate::runbook::conduct::{Conduct, NodeEnd};
 use crate::runbook::consent::{Consent, console};
+use crate::runbook::hold::Hold;
 use crate::runbook::leg::Halt;
 use crate::runbook::look;
 use crate::runbook::missed::Missed;
@@ -113,7 +114,16 @@ pub async fn again(args: &Args, session: &Session, global: &Global, open: &Opene
             .hinted("nothing was done; name that cluster's configuration with --config"));
     }
     let (book, opened) = Book::again(&open.cluster, Some(&open.id))?;
-    conduct(args, session, help, &book, &opened).await
+    let cluster = help.cluster.clone();
+    let hold = Hold::new(cluster.as_ref(), &help.pin, &opened, out);
+    let Some(taken) = interruptible(hold.take()).await else {
+        out.say("Nothing was done.");
+        return Ok(Exit::Unhealthy);
+    };
+    taken?;
+    let outcome = conduct(args, session, help, (&book, &hold), &opened).await;
+    hold.release().await;
+    outcome
 }
 
 /// Shows what there is, asks, and does it.
@@ -178,15 +188,27 @@ pub async fn begin(args: &Args, session: &Session, global: &Global, why: Command
         heal: true,
     };
     opened.before = start::before(help.cluster.as_ref(), &opened).await;
-    let book = Book::begin(&opened)?;
-    conduct(args, session, help, &book, &opened).await
+    let cluster = help.cluster.clone();
+    let hold = Hold::new(cluster.as_ref(), &help.pin, &opened, out);
+    let Some(taken) = interruptible(hold.take()).await else {
+        out.say("Nothing was done.");
+        return Ok(Exit::Unhealthy);
+    };
+    taken?;
+    let outcome = async {
+        let book = Book::begin(&opened)?;
+        conduct(args, session, help, (&book, &hold), &opened).await
+    };
+    let outcome = outcome.await;
+    hold.release().await;
+    outcome
 }
 
 async fn conduct(
     args: &Args,
     session: &Session,
     help: Help,
-    book: &Book,
+    (book, hold): (&Book, &Hold<'_>),
     opened: &Opened,
 ) -> Outcome {
     let (out, begun, name) = (session.out, Instant::now(), opened.cluster.as_str());
@@ -210,6 +232,7 @@ async fn conduct(
     let consent = Consent {
         yes: args.yes,
         confirmed: args.confirm.clone(),
+        wiped: Vec::new(),
         stability: args.stability,
         limit: args.limit,
         heal: true,
@@ -222,6 +245,7 @@ async fn conduct(
         cluster,
         side,
         provider: help.provider,
+        hold,
         book,
         opened,
         consent,
@@ -238,20 +262,23 @@ async fn conduct(
     missed.for_each(|(node, why)| real.missed.note(node, why, ago));
     let goes_on = format!("go on with it: ctl heal {}", args.node);
     let conduct = Conduct::new(&real, book, opened);
-    match interruptible(conduct.one()).await {
-        Some(Ok(nodes)) => {
+    let under_way = |error: CommandError| {
+        let lines = view::under_way(&runs(book).unwrap_or_default());
+        lines.into_iter().fold(error, CommandError::hinted)
+    };
+    match interruptible(hold.during(conduct.one())).await {
+        Some(Ok(Ok(nodes))) => {
             let Some((_, end)) = nodes.into_iter().next() else { return Ok(Exit::Failed) };
             tell(args, &end, book, opened, (out, begun))
         }
-        Some(Err(Halt::Book(error))) => Err(CommandError::from(error).hinted(goes_on)),
-        Some(Err(Halt::Command(error))) => Err(error.hinted(goes_on)),
+        Some(Ok(Err(Halt::Book(error)))) => Err(CommandError::from(error).hinted(goes_on)),
+        Some(Ok(Err(Halt::Command(error)))) => Err(error.hinted(goes_on)),
+        Some(Err(taken)) => {
+            Err(under_way(taken.into()).hinted(format!("when that run has ended, {goes_on}")))
+        }
         None => {
-            let error = CommandError::new(
-                Kind::TimedOut,
-                format!("stopped: the heal of {} has not ended", args.node),
-            );
-            let lines = view::under_way(&runs(book).unwrap_or_default());
-            Err(lines.into_iter().fold(error, CommandError::hinted).hinted(goes_on))
+            let what = format!("stopped: the heal of {} has not ended", args.node);
+            Err(under_way(CommandError::new(Kind::TimedOut, what)).hinted(goes_on))
         }
     }
 }
@@ -265,7 +292,7 @@ fn tell(
 ) -> Outcome {
     let (exit, word) = match end {
         NodeEnd::WasWell | NodeEnd::Healed(_) => (Exit::Done, "recovered"),
-        NodeEnd::Dead(_) | NodeEnd::Spared(_) => (Exit::Unhealthy, "unwell"),
+        NodeEnd::Dead(_) | NodeEnd::Spared(_) | NodeEnd::Wiped => (Exit::Unhealthy, "unwell"),
         NodeEnd::Held(_) => (Exit::TimedOut, "held"),
         NodeEnd::Stuck(_) => (Exit::Stuck, "stuck"),
     };
@@ -276,7 +303,11 @@ fn tell(
     }
     let tried = match end {
         NodeEnd::Dead(tried) | NodeEnd::Spared(tried) => tried.clone(),
-        NodeEnd::WasWell | NodeEnd::Healed(_) | NodeEnd::Held(_) | NodeEnd::Stuck(_) => Vec::new(),
+        NodeEnd::WasWell
+        | NodeEnd::Healed(_)
+        | NodeEnd::Wiped
+        | NodeEnd::Held(_)
+        | NodeEnd::Stuck(_) => Vec::new(),
     };
     let said = view::node(end);
     let tone = if exit == Exit::Done { Tone::Good } else { Tone::Bad };

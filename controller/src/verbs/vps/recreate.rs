@@ -22,7 +22,7 @@ const HELP: &str = "Examples:
 
 Everything on the machine is lost, and so are its snapshots. --yes does not suffice: its host name has to be typed, or
 given with --confirm. The node has to join anew afterwards: k3s keeps the old one's password in the Secret
-kube-system/NODE.node-password.k3s, so delete the Node first, or the new one is refused.
+kube-system/NODE.node-password.k3s, so ctl delete NODE --machine-wiped first, or the new one is refused.
 
 Exit codes: 0 done, 1 failed or refused, 2 usage, or nobody to ask, 3 not agreed to, 4 stuck, 5 a time limit passed: run it again to go on";
 
@@ -94,7 +94,7 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     }
     work.close("done")?;
     out.print(format!(
-        "{node}: its machine is installed anew and {}\n  it is no node yet: delete the old Node, let it join (its name must be {node}), then: ctl status {node}",
+        "{node}: its machine is installed anew and {}\n  it is no node yet: ctl delete {node} --machine-wiped (in a recovery: ctl recover --resume --machine-wiped {node}), let it join (its name must be {node}), then: ctl delete {node} --restore, ctl status {node}",
         now.state()
     ));
     out.json(&RecreateJson { node, machine: &now, action: &action, boot_before: before })?;
