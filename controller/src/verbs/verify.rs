@@ -31,7 +31,7 @@ Nodes and pods are always looked at, and each node's routing as its agent sees i
   contains = \"webhook registered\"
   [[verify.reach]]                                        # asked from every Ready node, by a pod that pulls nothing
   url = \"http://label-studio-ls-app.apps.svc.cluster.local:8080/health\"
-  image = \"docker.io/library/busybox:1.36\"
+  image = \"docker.io/library/busybox:1.36\"                # has curl, wget or nc
 
 Exit codes: 0 all is as it must be, 1 failed, 2 configuration, 3 something is not, or could not be seen";
 

@@ -23,6 +23,7 @@ mod routing;
 mod storm;
 mod trouble;
 mod upstream;
+mod verified;
 
 use std::time::Instant;
 
@@ -78,7 +79,9 @@ pub fn all(gear: Gear) -> Vec<Case> {
             bare::CASES,
         ]
         .concat(),
-        Gear::Real => [real::CASES, rented::CASES, fleet::REAL, bare::REAL].concat(),
+        Gear::Real => {
+            [real::CASES, rented::CASES, verified::REAL, fleet::REAL, bare::REAL].concat()
+        }
     }
 }
 

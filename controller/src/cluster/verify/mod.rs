@@ -77,14 +77,14 @@ pub async fn look(
     for log in &wanted.logs {
         checks.push(logged(cluster, log, since).await);
     }
+    let from: Vec<&NodeFact> = nodes.iter().filter(|n| n.ready).collect();
+    // Made before they are awaited: a future that keeps the closure cannot be moved between threads.
+    let mut asked = Vec::new();
     for reach in &wanted.reach {
-        let from: Vec<&NodeFact> = nodes.iter().filter(|n| n.ready).collect();
         say(format!("asking for {} from {}", reach.url, count(from.len(), "node")));
-        // Made before they are awaited: a future that keeps the closure cannot be moved between threads.
-        let asked: Vec<_> =
-            from.into_iter().map(|n| probe::ask_from(cluster, &n.name, reach).boxed()).collect();
-        checks.extend(stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>().await);
+        asked.extend(from.iter().map(|n| probe::ask_from(cluster, &n.name, reach).boxed()));
     }
+    checks.extend(stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>().await);
     for name in &wanted.remnants {
         checks.push(remnants::look(cluster, name).await);
     }
