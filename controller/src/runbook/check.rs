@@ -1,6 +1,8 @@
-//! Phase 8: the cluster as a whole: every node, every pod that is meant to run, and each agent's own look at its routing.
+//! Phase 8: the cluster as a whole: every node, every pod that is meant to run, each agent's own look at its routing, and whether what the
+//! API server says of its node is so there.
 
 use super::book::wall_ms;
+use crate::alive;
 use crate::cluster::Cluster;
 use crate::cluster::verify::{self, Said};
 use crate::config::verify::Verify;
@@ -91,8 +93,9 @@ async fn once(
     let sights = join_all(names.iter().map(|n| cluster.look(n)));
     let told = join_all(agents.iter().map(|n| async move {
         let agent = session.agent(n).await.map_err(|e| e.to_string())?;
-        let seen = agent.diagnose().await.map_err(|e| chain(&e))?;
-        Ok::<_, String>((seen.verdict, seen.guarded))
+        let (seen, lie) = tokio::join!(agent.diagnose(), alive::lie(cluster, &agent));
+        let seen = seen.map_err(|e| chain(&e))?;
+        Ok::<_, String>((seen.verdict, seen.guarded, lie?))
     }));
     let (sights, told) = tokio::join!(sights, told);
     let mut wrong = Vec::new();
@@ -107,8 +110,10 @@ async fn once(
     }
     for (name, told) in agents.iter().zip(told) {
         match told {
-            Ok((verdict, false)) if words::is_fine(verdict) => {}
-            Ok((verdict, guarded)) => {
+            Ok((verdict, false, lie)) if words::is_fine(verdict) => {
+                wrong.extend(lie.map(|lie| format!("{name}: {lie}")));
+            }
+            Ok((verdict, guarded, _)) => {
                 let guard = if guarded { " behind our guard" } else { "" };
                 wrong.push(format!("{name}: its agent says {}{guard}", verdict.word()));
             }

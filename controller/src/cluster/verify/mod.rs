@@ -176,7 +176,11 @@ fn trouble(pod: &Pod, nodes: &[NodeFact]) -> Option<String> {
     if phase != "Running" {
         return Some(phase);
     }
-    (!heard(pod, nodes)).then(|| "its node is not heard".to_owned())
+    if !heard(pod, nodes) {
+        return Some("its node is not heard".to_owned());
+    }
+    // Running is said of a pod whose containers have ended, too, for as long as they are to be started again.
+    (!PodFact::from(pod.clone()).ready).then(|| "not ready".to_owned())
 }
 
 fn workload(pods: &[Pod], nodes: &[NodeFact], wanted: &Workload) -> Check {
@@ -295,6 +299,14 @@ mod tests {
             "imageID": "", "restartCount": 9, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]});
         let said = running(&[pod("calypso", &crash)], &[node("calypso", "True")]);
         assert!(said.said == Said::Bad && said.detail.contains("CrashLoopBackOff"), "{said:?}");
+    }
+
+    #[test]
+    fn a_pod_that_runs_and_is_not_ready_is_bad() {
+        let not_ready =
+            json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]});
+        let said = running(&[pod("calypso", &not_ready)], &[node("calypso", "True")]);
+        assert!(said.said == Said::Bad && said.detail.contains("(not ready)"), "{said:?}");
     }
 
     #[test]
