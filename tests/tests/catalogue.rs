@@ -97,7 +97,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ("K3", &["K3_"]),
     ("K4", &["K4_"]),
     ("K5", &["K5_"]),
-    ("U1", &["U1_"]),
+    ("U1", &["U1_", "real_U1_"]),
     ("U2", &["U2_a_gateway_", "U2_a_cable_"]),
     ("U3", &["U3_a_third_", "U3_a_line_on_which_", "U3_a_line_that_flaps_"]),
     ("U4", &["U4_"]),

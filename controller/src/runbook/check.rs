@@ -16,6 +16,8 @@ use tokio::time::sleep;
 
 /// Pods that were moved take this long to run elsewhere.
 const SETTLE: Duration = Duration::from_secs(90);
+/// An API server that has not answered for so long shows nothing by being waited for: that it cannot be asked is the answer.
+const SILENT: Duration = Duration::from_secs(20);
 /// Between two looks.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -41,7 +43,7 @@ pub async fn settle(
     let Some(cluster) = cluster else {
         return Err("the cluster cannot be verified: no API server could be asked".to_owned());
     };
-    let begun = Instant::now();
+    let (begun, mut silent) = (Instant::now(), None);
     loop {
         let mut checked = once(session, cluster, nodes, unwell_before, wanted.nodes).await;
         // Questions that are asked by pods of their own are asked when nothing else is out of order.
@@ -50,11 +52,17 @@ pub async fn settle(
         {
             configured(session, cluster, &wanted, began_ms, c).await;
         }
-        match &checked {
-            Ok(c) if c.well => return checked,
-            _ if begun.elapsed() > SETTLE => return checked,
-            _ => sleep(POLL).await,
+        let over = match &checked {
+            Ok(c) => {
+                silent = None;
+                c.well
+            }
+            Err(_) => silent.get_or_insert_with(Instant::now).elapsed() > SILENT,
+        };
+        if over || begun.elapsed() > SETTLE {
+            return checked;
         }
+        sleep(POLL).await;
     }
 }
 

@@ -4,6 +4,7 @@ mod alone;
 mod bare;
 mod cluster;
 mod crash;
+mod down;
 mod drill;
 mod filter;
 mod first;
@@ -80,7 +81,8 @@ pub fn all(gear: Gear) -> Vec<Case> {
         ]
         .concat(),
         Gear::Real => {
-            [real::CASES, rented::CASES, verified::REAL, fleet::REAL, bare::REAL].concat()
+            [real::CASES, rented::CASES, verified::REAL, down::REAL, fleet::REAL, bare::REAL]
+                .concat()
         }
     }
 }
