@@ -113,7 +113,8 @@ pub async fn again(args: &Args, session: &Session, global: &Global, open: &Opene
             .hinted("nothing was done; name that cluster's configuration with --config"));
     }
     let (book, opened) = Book::again(&open.cluster, Some(&open.id))?;
-    conduct(args, session, help, &book, &opened).await
+    // Whatever was in the way then, it is looked at again.
+    conduct(args, session, help, (&book, &opened), Missed::default()).await
 }
 
 /// Shows what there is, asks, and does it.
@@ -179,15 +180,20 @@ pub async fn begin(args: &Args, session: &Session, global: &Global, why: Command
     };
     opened.before = start::before(help.cluster.as_ref(), &opened).await;
     let book = Book::begin(&opened)?;
-    conduct(args, session, help, &book, &opened).await
+    // Who could not be reached a moment ago is not tried again at once.
+    let missed = Missed::default();
+    let ago = Duration::from_millis(wall_ms().saturating_sub(opened.wall_ms));
+    let unreached = opened.nodes.iter().filter_map(|n| Some((&n.name, n.unreached.as_ref()?)));
+    unreached.for_each(|(node, why)| missed.note(node, why, ago));
+    conduct(args, session, help, (&book, &opened), missed).await
 }
 
 async fn conduct(
     args: &Args,
     session: &Session,
     help: Help,
-    book: &Book,
-    opened: &Opened,
+    (book, opened): (&Book, &Opened),
+    missed: Missed,
 ) -> Outcome {
     let (out, begun, name) = (session.out, Instant::now(), opened.cluster.as_str());
     let cluster = help.cluster.as_ref();
@@ -229,13 +235,9 @@ async fn conduct(
         papers: Papers { book, opened, record: None, tracker },
         asking: Mutex::new(()),
         checked: Mutex::new(None),
-        missed: Missed::default(),
+        missed,
         renewals: Mutex::default(),
     };
-    // Who could not be reached a moment ago is not tried again at once.
-    let ago = Duration::from_millis(wall_ms().saturating_sub(opened.wall_ms));
-    let missed = opened.nodes.iter().filter_map(|n| Some((&n.name, n.unreached.as_ref()?)));
-    missed.for_each(|(node, why)| real.missed.note(node, why, ago));
     let goes_on = format!("go on with it: ctl heal {}", args.node);
     let conduct = Conduct::new(&real, book, opened);
     match interruptible(conduct.one()).await {
