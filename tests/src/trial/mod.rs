@@ -15,6 +15,7 @@ mod kubelet;
 mod last;
 mod lent;
 mod near_miss;
+mod off;
 mod package;
 mod real;
 mod refusal;
@@ -80,10 +81,16 @@ pub fn all(gear: Gear) -> Vec<Case> {
             bare::CASES,
         ]
         .concat(),
-        Gear::Real => {
-            [real::CASES, rented::CASES, verified::REAL, down::REAL, fleet::REAL, bare::REAL]
-                .concat()
-        }
+        Gear::Real => [
+            real::CASES,
+            rented::CASES,
+            verified::REAL,
+            down::REAL,
+            off::REAL,
+            fleet::REAL,
+            bare::REAL,
+        ]
+        .concat(),
     }
 }
 
