@@ -1,6 +1,7 @@
 //! The operator's command: reaches agents, shows plans, asks, heals, and proves it.
 
 mod agent;
+mod alive;
 mod ask;
 mod audit;
 mod check;

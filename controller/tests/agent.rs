@@ -57,6 +57,8 @@ pub struct State {
     pub pages: VecDeque<wire::LogsReply>,
     /// What a drill shows; refused without one.
     pub drill: Option<wire::DrillReply>,
+    /// Uids of pods that have processes there.
+    pub alive: Vec<String>,
     /// Where its certificate and key lie.
     pub papers: PathBuf,
 }
@@ -91,6 +93,7 @@ impl StandIn {
                 ready: None,
                 pages: VecDeque::new(),
                 drill: None,
+                alive: Vec::new(),
                 papers: PathBuf::new(),
             }),
         }
@@ -434,9 +437,12 @@ impl Lifeline for Shared {
 
     async fn pods(
         &self,
-        _: Request<wire::PodsRequest>,
+        r: Request<wire::PodsRequest>,
     ) -> Result<Response<wire::PodsReply>, Status> {
-        Ok(Response::new(wire::PodsReply::default()))
+        let mut alive = r.into_inner().uids;
+        let state = self.0.state();
+        alive.retain(|uid| state.alive.contains(uid));
+        Ok(Response::new(wire::PodsReply { alive }))
     }
 
     async fn logs(

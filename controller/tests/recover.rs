@@ -298,6 +298,8 @@ async fn on_a_real_api_server_the_namespace_goes_and_the_cluster_is_pinned_and_v
     let head = format!("kubeconfig = \"{}\"\ncontext = \"lab\"\n", kubeconfig.display());
     rented.desk.write("ctl.toml", &format!("{head}{config}"));
     control.node("calypso", "True").unwrap();
+    // As this API server says of every node: it and the agent speak of the same boot.
+    rented.agent.state().boot = "boot-of-calypso".to_owned();
     namespace(&control, "tailscale-system");
     control.apply(&pod("tailscale-system", "worker", "calypso", 0)).unwrap();
     for (name, words) in [

@@ -1,6 +1,8 @@
-//! `ctl verify` on a real API server: what is good, what is bad, and what could not be seen.
+//! `ctl verify` on a real API server: what is good, what is bad, what could not be seen, and what is not believed.
 
-use crate::control::{desk, kubectl, namespace, pod, shared};
+use crate::agent::StandIn;
+use crate::control::{desk, get, kubectl, namespace, pod, shared};
+use crate::desk::{Desk, Ran};
 use serde_json::Value;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,4 +60,45 @@ async fn what_is_well_is_good_what_is_left_is_bad_and_what_cannot_be_asked_is_un
         "{which}"
     );
     assert_eq!(said("remnants of quagga").0, "good");
+}
+
+/// What was said of a check, and why.
+fn check(ran: &Ran, what: &str) -> (String, String) {
+    let json = ran.json();
+    let found = json["checks"].as_array().unwrap().iter().find(|c| c["what"] == what);
+    let found = found.unwrap_or_else(|| panic!("{what} is not in {json}"));
+    (found["said"].as_str().unwrap().to_owned(), found["detail"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_said_to_be_well_is_believed_only_when_its_agent_is_in_that_boot_and_sees_its_pods_run()
+ {
+    let Some(control) = shared() else { return };
+    control.node("lied", "True").unwrap();
+    namespace(control, "lied");
+    control.apply(&pod("lied", "web", "lied", 0)).unwrap();
+    let runs = r#"{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}"#;
+    let patch = ["patch", "pod", "web", "-n", "lied", "--subresource=status", "--type=merge"];
+    kubectl(control, &[&patch[..], &["-p", runs]].concat());
+    let uid = get(control, &["pod", "web", "-n", "lied"])["metadata"]["uid"].clone();
+    let desk = Desk::new().await;
+    desk.pki(&["agent", "lied", "--address", "127.0.0.1", "--dir", "pki", "--out", "lied"]).await;
+    let (at, agent) = StandIn::named("lied").serve(&desk, "lied", "pki").await;
+    desk.configure(&[at]);
+    let config = desk.read("ctl.toml").replace("[nodes.calypso]", "[nodes.lied]");
+    let head = format!("kubeconfig = \"{}\"\ncontext = \"lab\"\n", control.admin().display());
+    desk.write("ctl.toml", &format!("{head}{config}"));
+    let verify = async || desk.ctl(&["verify", "-o", "json"]).await;
+    let said = |ran: &Ran| check(ran, "what is said of lied");
+    // Another boot: whatever is said is from before.
+    let (word, why) = said(&verify().await.exits(3));
+    assert!(word == "bad" && why.contains("boot boot-of-lied"), "{word}: {why}");
+    // The same boot, and nothing of what is called Running runs.
+    agent.state().boot = "boot-of-lied".to_owned();
+    let ran = verify().await.exits(3);
+    let (word, why) = said(&ran);
+    assert!(word == "bad" && why.ends_with("no process there: lied/web"), "{word}: {why}");
+    assert_eq!(check(&ran, "routing of lied").0, "good", "nothing else gives it away");
+    agent.state().alive = vec![uid.as_str().unwrap().to_owned()];
+    assert_eq!(said(&verify().await).0, "good");
 }

@@ -162,21 +162,46 @@ impl Lab {
     /// Cuts a node's power and starts it again: its disk is as it was, its kernel state is gone.
     pub fn power_cycle(&self, name: &str, progress: &Progress) -> Result<Node> {
         let _lock = Lock::take("cargo lab power-cycle")?;
-        let machine = topology::machine(name).filter(|m| m.is_node()).ok_or_else(|| {
-            LabError::Refused(format!("there is no node {name}; there are: {}", node_names()))
-        })?;
-        node::kill(machine)?;
-        for hierarchy in node::all_hierarchies() {
-            sweep::remove_cgroup(&hierarchy.join(names::cgroup()).join(name))?;
-        }
-        topology::unwire(machine)?;
-        progress.say(format!("{name}: no power"));
-        topology::wire(machine)?;
-        start(machine, &self.state.root)?;
-        let node = node::await_boot(machine)?;
-        progress.say(format!("{name}: booted"));
-        Ok(node)
+        let machine = node_of(name)?;
+        cut(machine, progress)?;
+        switch_on(machine, &self.state.root, progress)
     }
+
+    /// Cuts a node's power, and leaves it off.
+    pub fn power_off(&self, name: &str, progress: &Progress) -> Result<()> {
+        let _lock = Lock::take("cutting a node's power")?;
+        cut(node_of(name)?, progress)
+    }
+
+    /// Starts a node whose power was cut.
+    pub fn power_on(&self, name: &str, progress: &Progress) -> Result<Node> {
+        let _lock = Lock::take("starting a node")?;
+        switch_on(node_of(name)?, &self.state.root, progress)
+    }
+}
+
+fn node_of(name: &str) -> Result<&'static Machine> {
+    topology::machine(name).filter(|m| m.is_node()).ok_or_else(|| {
+        LabError::Refused(format!("there is no node {name}; there are: {}", node_names()))
+    })
+}
+
+fn cut(machine: &Machine, progress: &Progress) -> Result<()> {
+    node::kill(machine)?;
+    for hierarchy in node::all_hierarchies() {
+        sweep::remove_cgroup(&hierarchy.join(names::cgroup()).join(machine.name))?;
+    }
+    topology::unwire(machine)?;
+    progress.say(format!("{}: no power", machine.name));
+    Ok(())
+}
+
+fn switch_on(machine: &'static Machine, root: &Path, progress: &Progress) -> Result<Node> {
+    topology::wire(machine)?;
+    start(machine, root)?;
+    let node = node::await_boot(machine)?;
+    progress.say(format!("{}: booted", machine.name));
+    Ok(node)
 }
 
 /// Takes everything away; what a lab that was killed left, too.

@@ -52,7 +52,7 @@ pub struct Log {
 pub struct Reach {
     /// `http://NAME.NAMESPACE.svc.cluster.local:PORT/PATH`
     pub url: String,
-    /// An image with a shell and wget or curl that nodes have already.
+    /// An image that nodes have already, with a shell and any of curl, wget, or (for plain http) nc.
     pub image: String,
     /// Where the asking pod is made.
     #[serde(default = "default_space")]

@@ -1,6 +1,8 @@
-//! Phase 8: the cluster as a whole: every node, every pod that is meant to run, and each agent's own look at its routing.
+//! Phase 8: the cluster as a whole: every node, every pod that is meant to run, each agent's own look at its routing, and whether what the
+//! API server says of its node is so there.
 
 use super::book::wall_ms;
+use crate::alive;
 use crate::cluster::Cluster;
 use crate::cluster::verify::{self, Said};
 use crate::config::verify::Verify;
@@ -14,6 +16,8 @@ use tokio::time::sleep;
 
 /// Pods that were moved take this long to run elsewhere.
 const SETTLE: Duration = Duration::from_secs(90);
+/// An API server that has not answered for so long shows nothing by being waited for: that it cannot be asked is the answer.
+const SILENT: Duration = Duration::from_secs(20);
 /// Between two looks.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -39,7 +43,7 @@ pub async fn settle(
     let Some(cluster) = cluster else {
         return Err("the cluster cannot be verified: no API server could be asked".to_owned());
     };
-    let begun = Instant::now();
+    let (begun, mut silent) = (Instant::now(), None);
     loop {
         let mut checked = once(session, cluster, nodes, unwell_before, wanted.nodes).await;
         // Questions that are asked by pods of their own are asked when nothing else is out of order.
@@ -48,11 +52,17 @@ pub async fn settle(
         {
             configured(session, cluster, &wanted, began_ms, c).await;
         }
-        match &checked {
-            Ok(c) if c.well => return checked,
-            _ if !patient || begun.elapsed() > SETTLE => return checked,
-            _ => sleep(POLL).await,
+        let over = match &checked {
+            Ok(c) => {
+                silent = None;
+                c.well
+            }
+            Err(_) => silent.get_or_insert_with(Instant::now).elapsed() > SILENT,
+        };
+        if over || !patient || begun.elapsed() > SETTLE {
+            return checked;
         }
+        sleep(POLL).await;
     }
 }
 
@@ -91,8 +101,9 @@ async fn once(
     let sights = join_all(names.iter().map(|n| cluster.look(n)));
     let told = join_all(agents.iter().map(|n| async move {
         let agent = session.agent(n).await.map_err(|e| e.to_string())?;
-        let seen = agent.diagnose().await.map_err(|e| chain(&e))?;
-        Ok::<_, String>((seen.verdict, seen.guarded))
+        let (seen, lie) = tokio::join!(agent.diagnose(), alive::lie(cluster, &agent));
+        let seen = seen.map_err(|e| chain(&e))?;
+        Ok::<_, String>((seen.verdict, seen.guarded, lie?))
     }));
     let (sights, told) = tokio::join!(sights, told);
     let mut wrong = Vec::new();
@@ -107,8 +118,10 @@ async fn once(
     }
     for (name, told) in agents.iter().zip(told) {
         match told {
-            Ok((verdict, false)) if words::is_fine(verdict) => {}
-            Ok((verdict, guarded)) => {
+            Ok((verdict, false, lie)) if words::is_fine(verdict) => {
+                wrong.extend(lie.map(|lie| format!("{name}: {lie}")));
+            }
+            Ok((verdict, guarded, _)) => {
                 let guard = if guarded { " behind our guard" } else { "" };
                 wrong.push(format!("{name}: its agent says {}{guard}", verdict.word()));
             }

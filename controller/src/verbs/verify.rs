@@ -1,11 +1,13 @@
 //! `ctl verify`: the runbook's fourth step and its list for afterwards, by what the API server and each node's agent see.
 
+use crate::alive;
 use crate::cli::Global;
 use crate::cluster::desk::Desk;
 use crate::cluster::verify::{self, Check, Said};
 use crate::error::Outcome;
 use crate::exit::Exit;
 use crate::interrupt::interruptible;
+use crate::obstacle::chain;
 use crate::out::{Out, Tone, columns};
 use crate::session::Session;
 use crate::words;
@@ -17,7 +19,8 @@ const HELP: &str = "Examples:
   ctl verify --remnants tailscale
   ctl verify -o json | jq -r '.checks[] | select(.said != \"good\").what'
 
-Nodes and pods are always looked at, and each node's routing as its agent sees it. The rest as ctl.toml says:
+Nodes and pods are always looked at, and each node's routing as its agent sees it. What is said of a
+node is held against its agent's boot and the processes there. The rest as ctl.toml says:
 
   [verify]
   nodes = 2                                               # Ready at least; all unless said
@@ -31,7 +34,7 @@ Nodes and pods are always looked at, and each node's routing as its agent sees i
   contains = \"webhook registered\"
   [[verify.reach]]                                        # asked from every Ready node, by a pod that pulls nothing
   url = \"http://label-studio-ls-app.apps.svc.cluster.local:8080/health\"
-  image = \"docker.io/library/busybox:1.36\"
+  image = \"docker.io/library/busybox:1.36\"                # has curl, wget or nc
 
 Exit codes: 0 all is as it must be, 1 failed, 2 configuration, 3 something is not, or could not be seen";
 
@@ -101,19 +104,28 @@ async fn routing(desk: &Desk, global: &Global) -> Vec<Check> {
                 .collect();
         }
     };
-    let asked = nodes.iter().map(|node| async {
-        let seen = async {
-            Ok::<_, crate::error::CommandError>(session.agent(node).await?.diagnose().await?)
+    let (session, cluster) = (&session, &desk.cluster);
+    let asked = nodes.iter().map(|node| async move {
+        let agent = match session.agent(node).await {
+            Ok(agent) => agent,
+            Err(e) => return vec![Check::new(what(node), Said::Unknown, e.to_string())],
         };
-        match seen.await {
+        let (seen, lie) = tokio::join!(agent.diagnose(), alive::lie(cluster, &agent));
+        let routing = match seen {
             Ok(d) => {
                 let well = words::is_fine(d.verdict) && !d.guarded;
                 let guard = if d.guarded { ", thanks to our guard" } else { "" };
                 let detail = format!("{}{guard} {}", d.verdict.word(), d.summary);
                 Check::new(what(node), if well { Said::Good } else { Said::Bad }, detail)
             }
-            Err(e) => Check::new(what(node), Said::Unknown, e.to_string()),
-        }
+            Err(e) => Check::new(what(node), Said::Unknown, chain(&e)),
+        };
+        let (said, detail) = match lie {
+            Ok(None) => (Said::Good, "so it is there, by its agent".to_owned()),
+            Ok(Some(lie)) => (Said::Bad, lie),
+            Err(why) => (Said::Unknown, why),
+        };
+        vec![routing, Check::new(format!("what is said of {node}"), said, detail)]
     });
-    join_all(asked).await
+    join_all(asked).await.concat()
 }

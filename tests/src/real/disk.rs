@@ -94,6 +94,9 @@ fn write_images(layer: &Layer, programs: &Programs, root: &Path) -> Result<()> {
     ];
     with_tailscale.extend(legacy.iter().map(|(from, to)| (from.as_path(), to.as_str())));
     let with_coredns = [box_, (coredns.as_path(), "coredns")];
+    let curl = curl(root)?;
+    let mut with_curl = vec![box_];
+    with_curl.extend(curl.iter().map(|(from, to)| (from.as_path(), to.as_str())));
     let image = |name, files: &[(&Path, &str)], command: &[&str]| -> Result<()> {
         let to = layer.folder_of(&format!("{AGENT}/images/{name}.tar"))?;
         let full = format!("docker.io/lab/{name}:1");
@@ -101,6 +104,7 @@ fn write_images(layer: &Layer, programs: &Programs, root: &Path) -> Result<()> {
     };
     image("pause", &[box_], &["/bin/sleep", "2147483647"])?;
     image("tools", &[box_], &["/bin/sh"])?;
+    image("curl", &with_curl, &["/usr/bin/curl"])?;
     image("tailscale", &with_tailscale, &["/bin/tailscaled"])?;
     image("coredns", &with_coredns, &["/coredns"])
 }
@@ -109,10 +113,7 @@ fn write_images(layer: &Layer, programs: &Programs, root: &Path) -> Result<()> {
 fn legacy_iptables(root: &Path) -> Result<Vec<(PathBuf, String)>> {
     const PROGRAM: &str = "usr/sbin/xtables-legacy-multi";
     let at = root.to_string_lossy().into_owned();
-    let program = format!("/{PROGRAM}");
-    let linked = run::host("chroot", &[&at, "ldd", &program])?.success()?.stdout;
-    let libraries = linked.split_whitespace().filter(|word| word.starts_with('/'));
-    let mut files: Vec<String> = libraries.map(|l| l.trim_start_matches('/').to_owned()).collect();
+    let mut files = libraries(root, PROGRAM)?;
     let found = ["-path", "*/xtables/*.so", "-printf", "usr/lib/%P\n"];
     let extensions = run::host("find", &[&[&*format!("{at}/usr/lib")], &found[..]].concat())?;
     files.extend(extensions.success()?.stdout.lines().map(str::to_owned));
@@ -120,6 +121,26 @@ fn legacy_iptables(root: &Path) -> Result<Vec<(PathBuf, String)>> {
     // It knows its part by its name.
     all.extend(["iptables", "ip6tables"].map(|n| (root.join(PROGRAM), format!("sbin/{n}"))));
     Ok(all)
+}
+
+/// What whoever asks for a Service from a pod most often has.
+fn curl(root: &Path) -> Result<Vec<(PathBuf, String)>> {
+    const PROGRAM: &str = "usr/bin/curl";
+    let mut files = libraries(root, PROGRAM)?;
+    // An older libc loads it by its name when it is to resolve one.
+    let beside = files.iter().find_map(|f| f.strip_suffix("/libc.so.6")).map(str::to_owned);
+    let resolver = beside.map(|dir| format!("{dir}/libnss_dns.so.2"));
+    files.extend(resolver.filter(|f| root.join(f).is_file()));
+    files.push(PROGRAM.to_owned());
+    Ok(files.into_iter().map(|f| (root.join(&f), f)).collect())
+}
+
+/// The libraries that a program of the root is linked to, and its loader.
+fn libraries(root: &Path, program: &str) -> Result<Vec<String>> {
+    let argv = [&*root.to_string_lossy(), "ldd", &format!("/{program}")];
+    let linked = run::host("chroot", &argv)?.success()?.stdout;
+    let all = linked.split_whitespace().filter(|word| word.starts_with('/'));
+    Ok(all.map(|l| l.trim_start_matches('/').to_owned()).collect())
 }
 
 fn link_or_copy(from: &Path, to: &Path) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Container images made by hand: a Docker archive around static programs, as there is no registry to ask.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -61,6 +62,12 @@ fn layer(image: &Image<'_>) -> Result<Vec<u8>> {
     for folder in FOLDERS {
         let mode = if folder == "tmp" { 0o1777 } else { 0o755 };
         tar.extend(header(folder, mode, 0, b'5', ""));
+    }
+    // A folder that no entry tells of would be whoever unpacks it's own.
+    let above = image.files.iter().flat_map(|(_, to)| Path::new(to).ancestors().skip(1));
+    let above: BTreeSet<&str> = above.filter_map(Path::to_str).filter(|f| !f.is_empty()).collect();
+    for folder in above.iter().filter(|f| !FOLDERS.contains(f)) {
+        tar.extend(header(folder, 0o755, 0, b'5', ""));
     }
     for (from, to) in image.files {
         let bytes = fs::read(from).doing(|| format!("read {}", from.display()))?;
@@ -130,7 +137,7 @@ mod tests {
         fs::write(&program, vec![7; 1000]).unwrap();
         let image = Image {
             name: "docker.io/lab/x:1",
-            files: &[(&program, "bin/busybox")],
+            files: &[(&program, "bin/busybox"), (&program, "lib/deep/er/x.so")],
             tools: &["sh"],
             command: &["/bin/sh"],
         };
@@ -144,6 +151,7 @@ mod tests {
         assert!(tar(&["-xvf", "x.tar"], dir.path()).contains("manifest.json"));
         let listed = tar(&["-tvf", "layer.tar"], dir.path());
         assert!(listed.contains("bin/sh -> busybox") && listed.contains(" 1000 "), "{listed}");
+        assert!(listed.contains("drwxr-xr-x") && listed.contains(" lib/deep/er\n"), "{listed}");
         let manifest = fs::read_to_string(dir.path().join("manifest.json")).unwrap();
         assert!(manifest.contains("docker.io/lab/x:1"), "{manifest}");
     }

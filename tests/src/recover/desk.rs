@@ -37,6 +37,8 @@ pub const PAPERS: [&str; 3] = [
 ];
 /// The program behind `op` is the lab's own, and knows the tokens.
 pub const VAULT_PROGRAM: &str = "vault-program";
+/// What must be reached from every worker, by its name and over its Service.
+pub const SERVICE: &str = "http://label-studio-ls-app.apps.svc.cluster.local:8080/health";
 /// Lies staged and uncommitted beside them, and is nobody's but the operator's.
 pub const STAGED: &str = "half-written.md";
 
@@ -142,13 +144,14 @@ impl Desk {
             ca.display()
         ));
         // What step 4 of the seed and its list for afterwards ask for.
-        text.push_str(
+        text.push_str(&format!(
             "\n[verify]\nremnants = [\"tailscale\"]\n\
              [[verify.workloads]]\nnamespace = \"apps\"\nselector = \"app=project-bootstrapper\"\n\
              [[verify.workloads]]\nnamespace = \"apps\"\nselector = \"app.kubernetes.io/name=ls-app\"\n\
              [[verify.logs]]\nnamespace = \"apps\"\nselector = \"app=project-bootstrapper\"\n\
-             contains = \"webhook registration success\"\n",
-        );
+             contains = \"webhook registration success\"\n\
+             [[verify.reach]]\nurl = \"{SERVICE}\"\nimage = \"docker.io/lab/curl:1\"\n"
+        ));
         write(&config(), &text, 0o600)?;
         Ok(self)
     }

@@ -66,6 +66,10 @@ pub fn by_operator(
     if ran.code != Some(0) {
         bail!("ctl recover ended with {:?}", ran.code);
     }
+    let unreached = operator::unreached();
+    if !unreached.is_empty() {
+        bail!("no pod of {} is said to have reached {}", unreached.join(", "), desk::SERVICE);
+    }
     Ok((1, ran.said))
 }
 

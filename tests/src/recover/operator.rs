@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::desk::{self, Desk};
 use super::marks::{Mark, Marks};
+use crate::incident::NODE;
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::real::culprit::SPACE;
@@ -90,13 +91,28 @@ pub fn lines(journal: &[u8]) -> Vec<Value> {
     json.filter_map(|j| serde_json::from_str(j).ok()).collect()
 }
 
+/// The journal of the phase in which the cluster is verified.
+fn verification() -> Option<Vec<u8>> {
+    let of_phase =
+        |p: &&PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("08-verify"));
+    journals().iter().rfind(of_phase).and_then(|p| fs::read(p).ok())
+}
+
+/// Nodes from which no pod has reached the Service by its name, by the same journal.
+#[must_use]
+pub fn unreached() -> Vec<&'static str> {
+    let journal = verification().unwrap_or_default();
+    let told: Vec<String> = lines(&journal).iter().map(Value::to_string).collect();
+    let reached = |node: &&str| {
+        let good = format!("{} from {node}: good, reachable", desk::SERVICE);
+        told.iter().any(|line| line.contains(&good))
+    };
+    [NODE, OTHER].into_iter().filter(|node| !reached(node)).collect()
+}
+
 /// When the cluster was verified, by the journal of that phase.
 pub fn take_verified(marks: &Marks) {
-    let of_phase =
-        |p: &&PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("08-"));
-    let Some(journal) = journals().iter().rfind(of_phase).and_then(|p| fs::read(p).ok()) else {
-        return;
-    };
+    let Some(journal) = verification() else { return };
     let Some(wall) = lines(&journal).last().and_then(|l| l["stamp"]["wall_ms"].as_u64()) else {
         return;
     };

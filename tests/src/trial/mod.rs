@@ -4,6 +4,7 @@ mod alone;
 mod bare;
 mod cluster;
 mod crash;
+mod down;
 mod drill;
 mod filter;
 mod first;
@@ -14,6 +15,7 @@ mod kubelet;
 mod last;
 mod lent;
 mod near_miss;
+mod off;
 mod package;
 mod real;
 mod refusal;
@@ -23,6 +25,7 @@ mod routing;
 mod storm;
 mod trouble;
 mod upstream;
+mod verified;
 
 use std::time::Instant;
 
@@ -78,7 +81,16 @@ pub fn all(gear: Gear) -> Vec<Case> {
             bare::CASES,
         ]
         .concat(),
-        Gear::Real => [real::CASES, rented::CASES, fleet::REAL, bare::REAL].concat(),
+        Gear::Real => [
+            real::CASES,
+            rented::CASES,
+            verified::REAL,
+            down::REAL,
+            off::REAL,
+            fleet::REAL,
+            bare::REAL,
+        ]
+        .concat(),
     }
 }
 

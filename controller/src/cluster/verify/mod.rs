@@ -77,14 +77,14 @@ pub async fn look(
     for log in &wanted.logs {
         checks.push(logged(cluster, log, since).await);
     }
+    let from: Vec<&NodeFact> = nodes.iter().filter(|n| n.ready).collect();
+    // Made before they are awaited: a future that keeps the closure cannot be moved between threads.
+    let mut asked = Vec::new();
     for reach in &wanted.reach {
-        let from: Vec<&NodeFact> = nodes.iter().filter(|n| n.ready).collect();
         say(format!("asking for {} from {}", reach.url, count(from.len(), "node")));
-        // Made before they are awaited: a future that keeps the closure cannot be moved between threads.
-        let asked: Vec<_> =
-            from.into_iter().map(|n| probe::ask_from(cluster, &n.name, reach).boxed()).collect();
-        checks.extend(stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>().await);
+        asked.extend(from.iter().map(|n| probe::ask_from(cluster, &n.name, reach).boxed()));
     }
+    checks.extend(stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>().await);
     for name in &wanted.remnants {
         checks.push(remnants::look(cluster, name).await);
     }
@@ -176,7 +176,11 @@ fn trouble(pod: &Pod, nodes: &[NodeFact]) -> Option<String> {
     if phase != "Running" {
         return Some(phase);
     }
-    (!heard(pod, nodes)).then(|| "its node is not heard".to_owned())
+    if !heard(pod, nodes) {
+        return Some("its node is not heard".to_owned());
+    }
+    // Running is said of a pod whose containers have ended, too, for as long as they are to be started again.
+    (!PodFact::from(pod.clone()).ready).then(|| "not ready".to_owned())
 }
 
 fn workload(pods: &[Pod], nodes: &[NodeFact], wanted: &Workload) -> Check {
@@ -295,6 +299,14 @@ mod tests {
             "imageID": "", "restartCount": 9, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]});
         let said = running(&[pod("calypso", &crash)], &[node("calypso", "True")]);
         assert!(said.said == Said::Bad && said.detail.contains("CrashLoopBackOff"), "{said:?}");
+    }
+
+    #[test]
+    fn a_pod_that_runs_and_is_not_ready_is_bad() {
+        let not_ready =
+            json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]});
+        let said = running(&[pod("calypso", &not_ready)], &[node("calypso", "True")]);
+        assert!(said.said == Said::Bad && said.detail.contains("(not ready)"), "{said:?}");
     }
 
     #[test]

@@ -121,7 +121,8 @@ pub async fn again(args: &Args, session: &Session, global: &Global, open: &Opene
         return Ok(Exit::Unhealthy);
     };
     taken?;
-    let outcome = conduct(args, session, help, (&book, &hold), &opened).await;
+    // Whatever was in the way then, it is looked at again.
+    let outcome = conduct(args, session, help, (&book, &hold), &opened, Missed::default()).await;
     hold.release().await;
     outcome
 }
@@ -188,6 +189,11 @@ pub async fn begin(args: &Args, session: &Session, global: &Global, why: Command
         heal: true,
     };
     opened.before = start::before(help.cluster.as_ref(), &opened).await;
+    // Who could not be reached a moment ago is not tried again at once.
+    let missed = Missed::default();
+    let ago = Duration::from_millis(wall_ms().saturating_sub(opened.wall_ms));
+    let unreached = opened.nodes.iter().filter_map(|n| Some((&n.name, n.unreached.as_ref()?)));
+    unreached.for_each(|(node, why)| missed.note(node, why, ago));
     let cluster = help.cluster.clone();
     let hold = Hold::new(cluster.as_ref(), &help.pin, &opened, out);
     let Some(taken) = interruptible(hold.take()).await else {
@@ -197,7 +203,7 @@ pub async fn begin(args: &Args, session: &Session, global: &Global, why: Command
     taken?;
     let outcome = async {
         let book = Book::begin(&opened)?;
-        conduct(args, session, help, (&book, &hold), &opened).await
+        conduct(args, session, help, (&book, &hold), &opened, missed).await
     };
     let outcome = outcome.await;
     hold.release().await;
@@ -210,6 +216,7 @@ async fn conduct(
     help: Help,
     (book, hold): (&Book, &Hold<'_>),
     opened: &Opened,
+    missed: Missed,
 ) -> Outcome {
     let (out, begun, name) = (session.out, Instant::now(), opened.cluster.as_str());
     let cluster = help.cluster.as_ref();
@@ -253,13 +260,9 @@ async fn conduct(
         papers: Papers { book, opened, record: None, tracker },
         asking: Mutex::new(()),
         checked: Mutex::new(None),
-        missed: Missed::default(),
+        missed,
         renewals: Mutex::default(),
     };
-    // Who could not be reached a moment ago is not tried again at once.
-    let ago = Duration::from_millis(wall_ms().saturating_sub(opened.wall_ms));
-    let missed = opened.nodes.iter().filter_map(|n| Some((&n.name, n.unreached.as_ref()?)));
-    missed.for_each(|(node, why)| real.missed.note(node, why, ago));
     let goes_on = format!("go on with it: ctl heal {}", args.node);
     let conduct = Conduct::new(&real, book, opened);
     let under_way = |error: CommandError| {
