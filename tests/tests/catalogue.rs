@@ -96,7 +96,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     ("K2", &["K2_"]),
     ("K3", &["K3_"]),
-    ("K4", &["K4_"]),
+    ("K4", &["K4_a_kubelets_dead_connections_", "K4_a_kubelet_that_stands_still_"]),
     ("K5", &["K5_"]),
     ("U1", &["U1_"]),
     ("U2", &["U2_a_gateway_", "U2_a_cable_"]),
