@@ -118,8 +118,25 @@ const ROWS: &[(&str, &[&str])] = &[
     ("A4", &["a_missing_iptables_", "a_hanging_iptables_", "a_truncated_firewall_dump_"]),
     ("A5", &["A5_"]),
     ("A6", &["the_operator_drops_off_", "real_the_operator_drops_off_"]),
-    ("A7", &["A7_"]),
-    ("A8", &["a_certificate_of_another_authority_", "an_expired_certificate_", "a_viewer_"]),
+    (
+        "A7",
+        &[
+            "A7_idle_and_garbled_",
+            "A7_a_fork_bomb_",
+            "A7_a_hog_of_memory_",
+            "A7_an_agent_with_hardly_any_memory_",
+        ],
+    ),
+    (
+        "A8",
+        &[
+            "A8_who_shows_no_certificate_",
+            "a_certificate_of_another_authority_",
+            "an_expired_certificate_",
+            "a_viewer_",
+            "A8_a_certificate_is_changed_while_serving_",
+        ],
+    ),
     ("A9", &["alone_R5_"]),
     ("A10", &["A10_"]),
     ("A11", &["A11_an_agent_that_first_sees_", "A11_a_node_that_boots_captured_"]),
@@ -145,10 +162,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "a job that never finishes, and systemd restarting: agent's act_unit.rs; K2 has a start that never ends",
     ),
     ("A6", "two operators at once: agent's runs.rs"),
-    (
-        "A7",
-        "memory pressure and a fork bomb: they would be the whole machine's, and every other case's beside it",
-    ),
     (
         "A11",
         "an address that changes: core's golden case r15-address-changed; slow drift has no case of its own",

@@ -15,6 +15,8 @@ mod last;
 mod lent;
 mod near_miss;
 mod package;
+mod papers;
+mod pressure;
 mod real;
 mod refusal;
 mod rented;
@@ -65,12 +67,14 @@ pub fn all(gear: Gear) -> Vec<Case> {
             upstream::CASES,
             rest::CASES,
             refusal::CASES,
+            papers::CASES,
             crash::CASES,
             last::CASES,
             alone::CASES,
             rented::CASES,
             trouble::CASES,
             storm::CASES,
+            pressure::CASES,
             first::CASES,
             lent::CASES,
             package::CASES,
