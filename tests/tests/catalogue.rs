@@ -112,10 +112,20 @@ const ROWS: &[(&str, &[&str])] = &[
             "a_journal_torn_",
             "a_journal_damaged_",
             "a_journal_of_a_newer_version_",
+            "A2_a_disk_that_freezes_",
         ],
     ),
-    ("A3", &["without_dbus_"]),
-    ("A4", &["a_missing_iptables_", "a_hanging_iptables_", "a_truncated_firewall_dump_"]),
+    ("A3", &["without_dbus_", "A3_a_unit_whose_stop_", "A3_while_systemd_", "A3_while_journald_"]),
+    (
+        "A4",
+        &[
+            "a_missing_iptables_",
+            "a_hanging_iptables_",
+            "a_truncated_firewall_dump_",
+            "A4_a_tool_that_hangs_",
+            "A4_a_container_runtime_",
+        ],
+    ),
     ("A5", &["A5_"]),
     ("A6", &["the_operator_drops_off_", "real_the_operator_drops_off_"]),
     (
@@ -157,10 +167,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "A1",
         "power loss at every entry of every plan: core's crash.rs, crash_golden.rs and crash_reset.rs",
     ),
-    (
-        "A3",
-        "a job that never finishes, and systemd restarting: agent's act_unit.rs; K2 has a start that never ends",
-    ),
+    ("A3", "a job that is never begun: agent's act_unit.rs"),
     ("A6", "two operators at once: agent's runs.rs"),
     (
         "A11",

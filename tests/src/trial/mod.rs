@@ -9,6 +9,7 @@ mod filter;
 mod first;
 mod fleet;
 mod ground;
+mod hanging;
 mod heal;
 mod kubelet;
 mod last;
@@ -73,6 +74,7 @@ pub fn all(gear: Gear) -> Vec<Case> {
             alone::CASES,
             rented::CASES,
             trouble::CASES,
+            hanging::CASES,
             storm::CASES,
             pressure::CASES,
             first::CASES,
