@@ -158,6 +158,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "R16",
         "fifteen minutes, of this and of every near miss: core's quarter_hour.rs and upstream.rs, in virtual time",
     ),
+    (
+        "D1",
+        "systemd-resolved: agent/src/act/resolv.rs says what was tried; the lab's nodes do not have it",
+    ),
     ("U1", "fifteen minutes: core's quarter_hour.rs, in virtual time"),
     (
         "U5",
