@@ -28,6 +28,7 @@ pub mod runs;
 pub mod serve;
 pub mod sight;
 pub mod store;
+pub mod systemd;
 pub mod tls;
 pub mod worker;
 

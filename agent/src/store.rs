@@ -23,6 +23,8 @@ const GENERATIONS: usize = 5;
 const BUNDLES: usize = 20;
 /// Longest evidence file, bytes: 100 000 routes are about 20 MB and are cut.
 const EVIDENCE: usize = 8 << 20;
+/// All bundles together, bytes; the oldest go first, and the newest stays.
+const ALL_EVIDENCE: u64 = 256 << 20;
 
 /// Why something was not remembered.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,16 @@ pub enum StoreError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Evidence that would take more than half of what is left.
+    #[error("write {path}: {bytes} bytes, and the disk has {free} left")]
+    Room {
+        /// Where.
+        path: PathBuf,
+        /// So much it is.
+        bytes: u64,
+        /// So much there is.
+        free: u64,
     },
     /// It has no JSON form.
     #[error("write {path}")]
@@ -151,25 +163,36 @@ impl Store {
     /// says so.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When the disk does not take it, or would hardly have anything left then: journals need it more.
     pub fn bundle(&self, incident: &str, files: &[(&str, Vec<u8>)]) -> Result<(), StoreError> {
         let dir = self.dir.join("evidence").join(incident);
         make_dir(&dir)?;
-        for (name, bytes) in files {
-            replace(&dir.join(name), &cut(bytes))?;
+        let cut: Vec<_> = files.iter().map(|(name, bytes)| (dir.join(name), cut(bytes))).collect();
+        let bytes = cut.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        let free = free(&dir)?;
+        if bytes > free / 2 {
+            return Err(StoreError::Room { path: dir, bytes, free });
         }
-        self.prune();
+        for (path, bytes) in &cut {
+            replace(path, bytes)?;
+        }
+        self.prune(ALL_EVIDENCE);
         Ok(())
     }
 
-    fn prune(&self) {
+    fn prune(&self, most: u64) {
         let Ok(entries) = fs::read_dir(self.dir.join("evidence")) else { return };
         let mut bundles: Vec<_> = entries
             .flatten()
             .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
             .collect();
         bundles.sort();
-        for (_, path) in bundles.iter().rev().skip(BUNDLES) {
+        let mut together = 0_u64;
+        for (n, (_, path)) in bundles.iter().rev().enumerate() {
+            together = together.saturating_add(size(path));
+            if n < BUNDLES && (n == 0 || together <= most) {
+                continue;
+            }
             if let Err(why) = fs::remove_dir_all(path) {
                 tracing::warn!("remove old evidence {}: {why}", path.display());
             }
@@ -204,6 +227,22 @@ fn cut(bytes: &[u8]) -> Cow<'_, [u8]> {
     let note = format!("… cut here: {kept} of {} bytes are kept\n", bytes.len());
     let start = if line.is_some() { "" } else { "\n" };
     Cow::Owned([&bytes[..kept], start.as_bytes(), note.as_bytes()].concat())
+}
+
+/// How much more the disk takes, bytes.
+fn free(dir: &Path) -> Result<u64, StoreError> {
+    let disk = rustix::fs::statvfs(dir).map_err(|why| StoreError::Disk {
+        doing: "ask for the room at",
+        path: dir.into(),
+        source: why.into(),
+    })?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Of a bundle, which has no folders in it.
+fn size(bundle: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(bundle) else { return 0 };
+    entries.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum()
 }
 
 fn load(path: &Path) -> Result<Baseline, String> {
@@ -300,6 +339,26 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("evidence")).unwrap().count(), BUNDLES);
         let newest = dir.path().join("evidence").join(format!("i{}", BUNDLES + 2)).join("a.json");
         assert!(fs::metadata(newest).unwrap().len() <= EVIDENCE as u64);
+    }
+
+    #[test]
+    fn all_evidence_together_is_bounded_and_the_newest_is_kept_whatever_its_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path());
+        let kept = || {
+            let entries = fs::read_dir(dir.path().join("evidence")).unwrap().flatten();
+            let mut names: Vec<_> = entries.map(|e| e.file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        for n in 0..5 {
+            store.bundle(&format!("i{n}"), &[("a", vec![b'x'; 1_000])]).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        store.prune(2_500);
+        assert_eq!(kept(), ["i3", "i4"]);
+        store.prune(10);
+        assert_eq!(kept(), ["i4"]);
     }
 
     #[test]

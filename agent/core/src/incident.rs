@@ -217,10 +217,15 @@ pub fn climb(
             Climb::Watch(LOOK_MS, diag.summary.clone())
         };
     }
-    // Its path is right again and only the kubelet has not noticed: it is given the time it normally takes.
+    // Its path is right again and only the kubelet has not noticed: it is given the time it normally takes. So it is when its
+    // connections were closed, or its unit was started anew: who is restarted every two seconds never renews a lease.
     let kubelet = diag.verdict == Verdict::KubeletStuck && !incident.runs.is_empty();
     let kubelet_ms = since(&mut incident.kubelet_since, kubelet, now);
-    if kubelet && kubelet_ms < KUBELET_MS && incident.attempts(Rung::Reconnect) == 0 {
+    let dials = match incident.runs.last().filter(|r| r.rung == Rung::Reconnect) {
+        Some(last) => now.since(&last.at).is_some_and(|ms| ms < KUBELET_MS),
+        None => kubelet_ms < KUBELET_MS && incident.attempts(Rung::Reconnect) == 0,
+    };
+    if kubelet && dials {
         incident.well_since = None;
         return Climb::Watch(
             LOOK_MS,

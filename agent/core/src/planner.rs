@@ -96,9 +96,12 @@ pub fn forecast(
     );
     for rung in Rung::ENGINE {
         let Some(first) = plan(&seen, base, policy, &diag, rung, "", 0) else { continue };
-        // A culprit that is asked first, because somebody keeps it, may not obey.
-        let firm = plan(&seen, base, policy, &diag, rung, "", 1)
-            .filter(|p| rung == Rung::Quiet && p.digest() != first.digest());
+        // A culprit that is asked first, because somebody keeps it, may not obey; a kubelet whose connections are closed may
+        // not dial again.
+        let gentle = matches!(rung, Rung::Quiet | Rung::Reconnect);
+        let more =
+            |p: &NodePlan| p.steps.iter().any(|s| first.steps.iter().all(|known| known.op != s.op));
+        let firm = plan(&seen, base, policy, &diag, rung, "", 1).filter(|p| gentle && more(p));
         for plan in [Some(first), firm].into_iter().flatten() {
             imagine(&mut seen, &plan);
             plans.push(plan);

@@ -3,7 +3,8 @@
 //! tailscaled puts its rules in place when it starts and the exit node's route when its network map arrives; on a real node
 //! three seconds lie between. In that time the guard can be raised before anything is lost. It cannot be known whether the
 //! route will come: a tailscaled without an exit node has the same rules. So the precaution ends by itself, and whoever is feared
-//! in vain again and again is feared no more: a pod that adds and deletes a rule all day must not keep the guard up all day.
+//! in vain again and again is feared no more until that is ten minutes ago: a pod that adds and deletes a rule all day must not keep
+//! the guard up all day.
 
 use crate::baseline::Baseline;
 use crate::critical::flow;

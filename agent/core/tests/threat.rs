@@ -185,6 +185,49 @@ fn a_precaution_that_was_right_is_not_counted_and_who_is_feared_no_more_is_still
     assert_eq!(fresh(&mut threats, &quiet, &base, later + 3_000), [5_270], "it did capture");
 }
 
+/// A rule comes and goes; is it feared while it is there?
+fn is_feared(threats: &mut Threats, base: &Baseline, rule: &str, now_ms: u64) -> bool {
+    let feared = fresh(threats, &look(&[HEALTHY, rule]), base, now_ms);
+    assert!(fresh(threats, &look(&[HEALTHY]), base, now_ms + 500).is_empty());
+    !feared.is_empty()
+}
+
+#[test]
+fn whoever_was_feared_in_vain_too_often_is_feared_again_once_that_is_ten_minutes_ago() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    let rule = "rule 5209 lookup 4343\n";
+    let each = VAIN_EACH as u64;
+    for n in 0..each {
+        assert!(is_feared(&mut threats, &base, rule, n * EXPIRY_MS), "time {n}");
+    }
+    // Feared no more, until the first of those is forgotten; from then on once for each that is.
+    assert!(!is_feared(&mut threats, &base, rule, each * EXPIRY_MS));
+    assert!(!is_feared(&mut threats, &base, rule, VAIN_MS - 1_000));
+    for n in 0..each {
+        let forgotten = VAIN_MS + n * EXPIRY_MS;
+        assert!(is_feared(&mut threats, &base, rule, forgotten), "ten minutes after time {n}");
+    }
+    assert!(!is_feared(&mut threats, &base, rule, VAIN_MS + each * EXPIRY_MS));
+    // A quarter of an hour of peace, and nothing is held against anybody.
+    let later = VAIN_MS + each * EXPIRY_MS + 15 * 60_000;
+    for n in 0..each {
+        assert!(is_feared(&mut threats, &base, rule, later + n * EXPIRY_MS), "anew, time {n}");
+    }
+}
+
+#[test]
+fn when_too_many_strangers_were_feared_in_vain_the_next_is_feared_ten_minutes_later() {
+    let (base, mut threats) = (baseline(), Threats::default());
+    let rule = |n: u64| format!("rule 5209 lookup {}\n", 4_000 + n);
+    let all = VAIN_ALL as u64;
+    for n in 0..all {
+        assert!(is_feared(&mut threats, &base, &rule(n), n * EXPIRY_MS), "stranger {n}");
+    }
+    assert!(!is_feared(&mut threats, &base, &rule(all), all * EXPIRY_MS));
+    assert!(!is_feared(&mut threats, &base, &rule(all), VAIN_MS - 1_000));
+    assert!(is_feared(&mut threats, &base, &rule(all), VAIN_MS));
+}
+
 #[test]
 fn a_hundred_rules_that_stand_are_no_news_at_each_look() {
     let (base, mut threats) = (baseline(), Threats::default());

@@ -17,6 +17,12 @@ use super::{blocking, lasting, passing};
 const LIMIT: Duration = Duration::from_secs(5);
 /// On a file system other than our state's, next to the directory itself.
 const NEARBY: &str = ".lifeline-quarantine";
+/// So many directories are kept in one place. Nothing of it is ever deleted, so a culprit that makes its directory anew after each heal is
+/// left with it from then on: taking it aside was never needed for a repair.
+const MOST: usize = 64;
+/// The same for what they hold together, bytes and files.
+const LARGEST: u64 = 1 << 30;
+const FILES: usize = 20_000;
 /// What the node lives by.
 const NEEDED: [&str; 14] = [
     "/bin",
@@ -123,9 +129,61 @@ fn put_blocking(store: &Store, path: &Path) -> io::Result<()> {
         return Err(ErrorKind::NotADirectory.into());
     }
     let [usual, nearby] = store.places(path);
-    match rename(path, &usual, true) {
-        Err(e) if e.kind() == ErrorKind::CrossesDevices => rename(path, &nearby, true),
+    let put = |place: &Path| {
+        // `ROOT/RUN/NAME`.
+        if let Some(root) = place.ancestors().nth(2) {
+            has_room(root)?;
+        }
+        rename(path, place, true)
+    };
+    match put(&usual) {
+        Err(e) if e.kind() == ErrorKind::CrossesDevices => put(&nearby),
         other => other,
+    }
+}
+
+/// Is there room for one more?
+fn has_room(root: &Path) -> io::Result<()> {
+    let mut kept = 0;
+    for run in list(root)? {
+        kept += list(&run)?.len();
+    }
+    let full = |what: String| {
+        let text = format!(
+            "{} holds {what}, and nothing of it is deleted by itself: look at it, and remove what nobody needs",
+            root.display()
+        );
+        Err(io::Error::new(ErrorKind::QuotaExceeded, text))
+    };
+    if kept >= MOST {
+        return full(format!("{kept} directories"));
+    }
+    let (mut bytes, mut files) = (0_u64, 0);
+    let mut rest = vec![root.to_owned()];
+    while let Some(dir) = rest.pop() {
+        for path in list(&dir)? {
+            let meta = fs::symlink_metadata(&path)?;
+            files += 1;
+            bytes = bytes.saturating_add(meta.len());
+            if meta.is_dir() {
+                rest.push(path);
+            }
+        }
+        if bytes >= LARGEST || files >= FILES {
+            return full(format!("{} MiB in {files} files or more", bytes >> 20));
+        }
+    }
+    Ok(())
+}
+
+/// What is in a directory; nothing where there is none.
+fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.map(|e| e.map(|e| e.path())).collect(),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        // A file that somebody has put beside them.
+        Err(e) if e.kind() == ErrorKind::NotADirectory => Ok(Vec::new()),
+        Err(e) => Err(e),
     }
 }
 
@@ -236,6 +294,42 @@ mod tests {
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         let e = put(&store, &path).await.unwrap_err();
         assert!(e.why.contains("File exists"), "{}", e.why);
+    }
+
+    #[tokio::test]
+    async fn a_culprit_that_makes_its_directory_anew_each_time_fills_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = store(&dir);
+        for n in 0..MOST {
+            store.run = format!("run-{n}");
+            let path = culprit(&dir);
+            put(&store, &path).await.unwrap();
+        }
+        store.run = "run-last".into();
+        let path = culprit(&dir);
+        let e = put(&store, &path).await.unwrap_err();
+        assert!(!e.retryable && e.why.contains("holds 64 directories"), "{}", e.why);
+        assert!(Path::new(&path).join("tailscaled.state").exists(), "it stays as it was");
+        // Whoever takes one back, or away, has made room.
+        fs::remove_dir_all(&path).unwrap();
+        store.run = "run-0".into();
+        release(&store, &path, "").await.unwrap();
+        store.run = "run-last".into();
+        put(&store, &path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_bounded_by_its_size_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = store(&dir);
+        let path = culprit(&dir);
+        // A hole: of that length, and it takes no space.
+        fs::File::create(Path::new(&path).join("log")).unwrap().set_len(LARGEST).unwrap();
+        put(&store, &path).await.unwrap();
+        store.run = "run-2".into();
+        let path = culprit(&dir);
+        let e = put(&store, &path).await.unwrap_err();
+        assert!(e.why.contains("holds 1024 MiB"), "{}", e.why);
     }
 
     #[tokio::test]

@@ -2,6 +2,9 @@
 //!
 //! tailscaled renames the old file to a backup and writes its own. Where that backup says what is wanted, it is moved back, as
 //! tailscaled itself would; an undo makes it again.
+//!
+//! systemd-resolved is told nothing. What tailscaled sets in it over D-Bus is the tunnel's link's, and goes with the link; and once
+//! resolv.conf is the link to its stub again, it sees that by itself and is in mode `stub` as before (both tried with 252).
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};

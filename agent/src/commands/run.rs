@@ -22,6 +22,7 @@ use lifeline_agent::serve::service::{About, Service};
 use lifeline_agent::serve::{answer, door};
 use lifeline_agent::sight::{Sight, chain};
 use lifeline_agent::store::{Store, disk};
+use lifeline_agent::systemd::{Journald, Pulse};
 use lifeline_agent::tls::Trust;
 use lifeline_agent::worker::Worker;
 use lifeline_core::guard::Stand;
@@ -36,7 +37,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::{LevelFilter, Targets, dynamic_filter_fn};
 use tracing_subscriber::prelude::*;
 
 /// How long callers have to hang up when the agent stops.
@@ -95,8 +96,12 @@ pub fn speak() {
     let stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
     let journal = std::env::var_os("JOURNAL_STREAM")
         .and_then(|_| tracing_journald::layer().ok())
+        .zip(Journald::here().ok())
         // Fields are named as they are to be found: MESSAGE_ID, LIFELINE_NODE.
-        .map(|journal| journal.with_field_prefix(None));
+        .map(|(journal, journald)| {
+            let listens = dynamic_filter_fn(move |_, _| journald.listens());
+            journal.with_field_prefix(None).with_filter(listens)
+        });
     match journal {
         Some(journal) => registry.with(journal).init(),
         None => registry.with(stderr).init(),
@@ -105,12 +110,6 @@ pub fn speak() {
         tracing::warn!(
             "read LIFELINE_LOG: {why}: info is told instead; try debug, or lifeline_agent=debug,info"
         );
-    }
-}
-
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(why) = sd_notify::notify(state) {
-        tracing::warn!("tell systemd: {why}");
     }
 }
 
@@ -233,7 +232,8 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         trust.clone(),
         stop.subscribe(),
     )));
-    tell(&[NotifyState::Ready]);
+    let pulse = Pulse::to_systemd().context("start the thread that tells systemd")?;
+    pulse.tell(NotifyState::Ready);
     let verdict = first.diagnosis.verdict.to_string();
     let about = event::About { verdict: Some(&verdict), ..event::About::default() };
     let words =
@@ -250,7 +250,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let alone = Alone::new(runs.clone(), sight.clone(), ours, config.policy.clone().into());
     let alone = tokio::spawn(alone.keep());
     let trying = tokio::spawn(store.clone().keep_trying());
-    let looking = sight.keep_looking(|| tell(&[NotifyState::Watchdog]));
+    let looking = sight.keep_looking(|| pulse.tell(NotifyState::Watchdog));
     tokio::pin!(looking);
     let mut troubles = store.troubles();
     // Without trouble at the start a new one would find nothing else.
@@ -268,7 +268,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
             }
         }
     }
-    tell(&[NotifyState::Stopping]);
+    pulse.tell(NotifyState::Stopping);
     tracing::info!(
         "stopping: the present step is ended, and what is left is gone on with after the next start"
     );

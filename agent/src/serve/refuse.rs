@@ -47,7 +47,7 @@ impl From<StoreError> for Status {
     fn from(why: StoreError) -> Self {
         let text = chain(&why);
         match why {
-            StoreError::Disk { .. } => Self::resource_exhausted(text),
+            StoreError::Disk { .. } | StoreError::Room { .. } => Self::resource_exhausted(text),
             StoreError::Form { .. } => Self::internal(text),
         }
     }

@@ -84,6 +84,10 @@ pub const CASES: &[Case] = &[
         run: |g| left_alone(g, "heal", "R16"),
     },
     Case {
+        name: "alone_R17_a_cluster_over_tailscale_is_left_alone",
+        run: |g| left_alone(g, "heal", "R17"),
+    },
+    Case {
         name: "alone_R18_a_pods_own_tailscale_is_left_alone",
         run: |g| left_alone(g, "heal", "R18"),
     },
@@ -96,6 +100,10 @@ pub const CASES: &[Case] = &[
     Case {
         name: "alone_R21_a_node_that_left_is_left_alone",
         run: |g| left_alone(g, "heal", "R21"),
+    },
+    Case {
+        name: "alone_N9_the_chains_of_other_tools_are_left_alone",
+        run: |g| left_alone(g, "heal", "N9"),
     },
     Case { name: "alone_R3_remnants_wait_for_an_operator", run: |g| left_alone(g, "heal", "R3") },
     Case {
@@ -297,6 +305,14 @@ fn held_down(g: &Ground<'_>, fault: &str, keeper: &str) -> Verdict {
 fn left_alone(g: &Ground<'_>, mode: &str, fault: &str) -> Verdict {
     in_mode(g, mode, || {
         g.lay(fault)?;
+        if fault == "R17" {
+            // The operator tells the agent that this is how the cluster is meant to be.
+            let accepted = g.ctl(&["baseline", "accept", NODE, "--yes"])?;
+            if !accepted.ok() {
+                let said = format!("{}{}", accepted.stdout, accepted.stderr);
+                return Err(format!("ctl baseline accept: {said}"));
+            }
+        }
         let known = own_incidents(g)?.len();
         g.make(fault)?;
         let before = g.snapshot()?;

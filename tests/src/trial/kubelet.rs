@@ -28,6 +28,10 @@ pub const CASES: &[Case] = &[
         name: "K4_a_kubelets_dead_connections_are_closed_and_it_renews_its_lease_again",
         run: dead_connections,
     },
+    Case {
+        name: "K4_a_kubelet_that_stands_still_with_live_connections_is_started_anew",
+        run: stands_still,
+    },
     Case { name: "K5_a_port_that_accepts_while_tls_hangs_is_no_success", run: tcp_only },
 ];
 
@@ -292,6 +296,28 @@ fn dead_connections(g: &Ground<'_>) -> Verdict {
     seen?;
     is_active(g)?;
     g.settled(Duration::from_secs(30))
+}
+
+/// Its connections are alive and it does nothing with them: closing what is dead is not enough, and nobody is asked a second time.
+fn stands_still(g: &Ground<'_>) -> Verdict {
+    let (before, was) = (g.snapshot()?, g.sh(INVOCATION)?);
+    g.sh("systemctl kill -s STOP k3s-agent")?;
+    let seen = (|| {
+        within(Duration::from_secs(60), || g.expect_verdict("KubeletStuck"))?;
+        if g.sh(PORTS)?.trim().is_empty() {
+            return Err("the kubelet has no connection: the case proves nothing".to_owned());
+        }
+        g.heal_well()?;
+        if g.sh(INVOCATION)? == was {
+            return Err("it was not started anew".to_owned());
+        }
+        Ok(())
+    })();
+    g.sh("systemctl kill -s CONT k3s-agent")?;
+    seen?;
+    is_active(g)?;
+    g.settled(Duration::from_secs(30))?;
+    g.expect_same(&before)
 }
 
 fn tcp_only(g: &Ground<'_>) -> Verdict {

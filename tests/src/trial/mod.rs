@@ -10,6 +10,7 @@ mod filter;
 mod first;
 mod fleet;
 mod ground;
+mod hanging;
 mod heal;
 mod kubelet;
 mod last;
@@ -17,6 +18,8 @@ mod lent;
 mod near_miss;
 mod off;
 mod package;
+mod papers;
+mod pressure;
 mod real;
 mod refusal;
 mod rented;
@@ -68,12 +71,15 @@ pub fn all(gear: Gear) -> Vec<Case> {
             upstream::CASES,
             rest::CASES,
             refusal::CASES,
+            papers::CASES,
             crash::CASES,
             last::CASES,
             alone::CASES,
             rented::CASES,
             trouble::CASES,
+            hanging::CASES,
             storm::CASES,
+            pressure::CASES,
             first::CASES,
             lent::CASES,
             package::CASES,

@@ -39,6 +39,10 @@ pub const CASES: &[Case] = &[
         run: |g| left_alone(g, "R20-vpn", "Moved"),
     },
     Case {
+        name: "R20_an_api_server_at_another_address_is_left_alone",
+        run: |g| left_alone(g, "R20-api", "Healthy"),
+    },
+    Case {
         name: "R21_a_node_that_left_the_cluster_is_not_put_back",
         run: |g| left_alone(g, "R21", "Healthy"),
     },

@@ -166,7 +166,7 @@ fn truncated(g: &Ground<'_>) -> Verdict {
     g.expect_same(&before)
 }
 
-fn hidden<T>(
+pub(super) fn hidden<T>(
     g: &Ground<'_>,
     hide: &str,
     show: &str,
@@ -178,7 +178,7 @@ fn hidden<T>(
     seen
 }
 
-fn gap_names(g: &Ground<'_>, word: &str) -> Verdict {
+pub(super) fn gap_names(g: &Ground<'_>, word: &str) -> Verdict {
     let begun = Instant::now();
     let seen = g.ctl_json(&["diagnose", NODE, "-o", "json"])?;
     if begun.elapsed() > Duration::from_secs(10) {

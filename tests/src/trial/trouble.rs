@@ -17,10 +17,10 @@ pub const CASES: &[Case] = &[
     },
 ];
 
-const STATE: &str = "/var/lib/lifeline";
-const API: &str = "curl -sk -m 2 -o /dev/null https://203.0.113.10:6443/readyz";
+pub(super) const STATE: &str = "/var/lib/lifeline";
+pub(super) const API: &str = "curl -sk -m 2 -o /dev/null https://203.0.113.10:6443/readyz";
 /// The agent tries its disk once a minute, and waits ten seconds for it.
-const NOTICE: Duration = Duration::from_secs(90);
+pub(super) const NOTICE: Duration = Duration::from_secs(90);
 /// The same while the disk is in trouble: every ten seconds.
 const RELIEF: Duration = Duration::from_secs(40);
 
@@ -37,7 +37,7 @@ fn configured(g: &Ground<'_>, more: &str, case: impl FnOnce() -> Verdict) -> Ver
 }
 
 /// Runs a case with a small file system in the place of the state directory; what was learnt is on it.
-fn on_a_disk(g: &Ground<'_>, mount: &str, case: impl FnOnce() -> Verdict) -> Verdict {
+pub(super) fn on_a_disk(g: &Ground<'_>, mount: &str, case: impl FnOnce() -> Verdict) -> Verdict {
     let swap = format!(
         "systemctl stop lifeline-agent; cp -a {STATE}/baseline /run/lab-baseline; {mount}; cp -a /run/lab-baseline {STATE}/baseline"
     );
@@ -51,7 +51,7 @@ fn on_a_disk(g: &Ground<'_>, mount: &str, case: impl FnOnce() -> Verdict) -> Ver
 }
 
 /// Waits until `ctl status` says a word, or says it no more. It always answers at once.
-fn says(g: &Ground<'_>, word: &str, wanted: bool, limit: Duration) -> Verdict {
+pub(super) fn says(g: &Ground<'_>, word: &str, wanted: bool, limit: Duration) -> Verdict {
     let until = Instant::now() + limit;
     loop {
         let asked = Instant::now();
@@ -93,7 +93,7 @@ fn only_guarded(g: &Ground<'_>, why: &str) -> Verdict {
 }
 
 /// Rules of the guard stand, and the API server answers by them.
-fn guarded(g: &Ground<'_>) -> Verdict {
+pub(super) fn guarded(g: &Ground<'_>) -> Verdict {
     let until = Instant::now() + Duration::from_secs(15);
     while g.expect_no_guard().is_ok() {
         if Instant::now() > until {
@@ -105,7 +105,7 @@ fn guarded(g: &Ground<'_>) -> Verdict {
 }
 
 /// The disk takes what is written again: it is said no more, and the agent repairs.
-fn relieved(g: &Ground<'_>) -> Verdict {
+pub(super) fn relieved(g: &Ground<'_>) -> Verdict {
     says(g, "guard and not repair", false, RELIEF)?;
     g.heal_well()?;
     g.expect_no_guard()
