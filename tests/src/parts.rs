@@ -17,7 +17,7 @@ struct Part {
     why: &'static str,
 }
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 11] = [
     Part {
         program: "ip",
         package: "iproute2",
@@ -35,6 +35,8 @@ const PARTS: [Part; 9] = [
         package: "iptables",
         why: "loads the kernel's netfilter, which containers share",
     },
+    Part { program: "mkfs.ext4", package: "e2fsprogs", why: "makes a disk that freezes" },
+    Part { program: "losetup", package: "mount", why: "makes a disk of a file" },
     Part { program: "nft", package: "nftables", why: "shows native rules to the tests" },
     Part { program: "ssh", package: "openssh-client", why: "reaches nodes as an operator does" },
     Part { program: "ping", package: "iputils-ping", why: "looks at nodes from the laptop" },
