@@ -30,7 +30,7 @@ use crate::real::{cluster, incident::OTHER};
 use crate::witness;
 use desk::Desk;
 use marks::{Mark, Marks};
-pub use table::{Act, Record, judge, table};
+pub use table::{Act, Record, judge, markdown, table};
 
 /// Long enough for a DaemonSet that wakes: it took three seconds in the worst case seen.
 const WAKE: Duration = Duration::from_secs(35);

@@ -96,48 +96,74 @@ impl Record {
 /// The table as text.
 #[must_use]
 pub fn table(acts: &[Act]) -> String {
-    let row = |label: &str, cell: &dyn Fn(&Act) -> String| {
-        let cells: String = acts.iter().map(|a| format!("{:>16}", cell(a))).collect();
+    let line = |(label, cells): &(String, Vec<String>)| {
+        let cells: String = cells.iter().map(|cell| format!("{cell:>16}")).collect();
         format!("{label:<50}{cells}\n")
+    };
+    rows(acts).iter().map(line).collect()
+}
+
+/// The table as Markdown, for the README: where and when it was seen, and what was.
+#[must_use]
+pub fn markdown(acts: &[Act]) -> String {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let day = jiff::Timestamp::now().strftime("%Y-%m-%d");
+    let mut text = format!("Seen on {cores} cores, {day}, in one run of `cargo lab recover`.\n\n");
+    for (nth, (label, cells)) in rows(acts).iter().enumerate() {
+        text += &format!("| {} | {} |\n", label.trim(), cells.join(" | "));
+        if nth == 0 {
+            text += &format!("|---|{}\n", "---|".repeat(cells.len()));
+        }
+    }
+    text
+}
+
+/// What each act came to, a row for each thing that is compared.
+fn rows(acts: &[Act]) -> Vec<(String, Vec<String>)> {
+    let row = |label: &str, cell: &dyn Fn(&Act) -> String| -> (String, Vec<String>) {
+        (label.to_owned(), acts.iter().map(cell).collect())
     };
     let seconds = |d: Option<Duration>| {
         d.map_or_else(|| "–".to_owned(), |d| format!("{:.1}", d.as_secs_f64()))
     };
-    let mut text = row("step  seconds after the first command", &|a| a.name.to_owned());
+    let mut rows = vec![row("step  seconds after the first command", &|a| a.name.to_owned())];
     for mark in Mark::ALL {
-        text += &row(mark.told(), &|a| seconds(a.marks.after(mark)));
+        rows.push(row(mark.told(), &|a| seconds(a.marks.after(mark))));
     }
-    text += &row("      of these the machine's power cycle", &|a| seconds(Some(a.cycle)));
-    text += &row("      all besides the power cycle", &|a| {
+    rows.push(row("      of these the machine's power cycle", &|a| seconds(Some(a.cycle))));
+    rows.push(row("      all besides the power cycle", &|a| {
         seconds(a.marks.after(Mark::End).map(|d| d.saturating_sub(a.cycle)))
-    });
-    text += &row("commands typed", &|a| a.typed.to_string());
-    text += &row("leases missed: calypso, styx", &|a| format!("{}, {}", a.missed[0], a.missed[1]));
+    }));
+    rows.push(row("commands typed", &|a| a.typed.to_string()));
+    rows.push(row("leases missed: calypso, styx", &|a| {
+        format!("{}, {}", a.missed[0], a.missed[1])
+    }));
     for (at, (label, _)) in acts.first().into_iter().flat_map(|a| a.ways.iter().enumerate()) {
-        text +=
-            &row(label, &|a| a.ways.get(at).map(|(_, is)| (*is).to_owned()).unwrap_or_default());
+        rows.push(row(label, &|a| {
+            a.ways.get(at).map(|(_, is)| (*is).to_owned()).unwrap_or_default()
+        }));
     }
-    text += &row("pods of calypso not ready", &|a| a.pods.to_string());
-    text += &row("differences left on calypso", &|a| a.left.len().to_string());
-    text += &row("  of these kube-proxy's own", &|a| {
+    rows.push(row("pods of calypso not ready", &|a| a.pods.to_string()));
+    rows.push(row("differences left on calypso", &|a| a.left.len().to_string()));
+    rows.push(row("  of these kube-proxy's own", &|a| {
         a.left.iter().filter(|d| is_rewritten(d)).count().to_string()
-    });
-    text += &row("  of these folders that the workload keeps", &|a| {
+    }));
+    rows.push(row("  of these folders that the workload keeps", &|a| {
         a.left.iter().filter(|d| is_kept(d)).count().to_string()
-    });
+    }));
     for kind in Kind::ALL {
         let of = |a: &Act| a.left.iter().filter(|d| d.kind == kind).count();
         if acts.iter().any(|a| of(a) > 0) {
-            text += &row(&format!("  {kind}"), &|a| of(a).to_string());
+            rows.push(row(&format!("  {kind}"), &|a| of(a).to_string()));
         }
     }
     let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
-    text += &row("objects left without their namespace", &|a| {
+    rows.push(row("objects left without their namespace", &|a| {
         a.orphans.split_terminator(',').count().to_string()
-    });
-    text += &row("infected again by a namespace of that name", &|a| yes(!a.infected.is_empty()));
-    text += &row("places where a token was seen", &|a| a.leaks.len().to_string());
-    text += &row("restarts, commits, comments, closings", &|a| {
+    }));
+    rows.push(row("infected again by a namespace of that name", &|a| yes(!a.infected.is_empty())));
+    rows.push(row("places where a token was seen", &|a| a.leaks.len().to_string()));
+    rows.push(row("restarts, commits, comments, closings", &|a| {
         let r = &a.record;
         format!(
             "{}, {}, {}, {}",
@@ -146,8 +172,8 @@ pub fn table(acts: &[Act]) -> String {
             r.comments.iter().sum::<usize>(),
             r.closings
         )
-    });
-    text
+    }));
+    rows
 }
 
 /// Whether the second act shows what it must.
@@ -213,6 +239,14 @@ mod tests {
         let text = table(&[act("by hand"), act("by ctl recover")]);
         assert!(text.lines().all(|l| l.chars().count() == 50 + 32), "{text}");
         assert!(text.contains("1, 1, 3, 1"));
+        let markdown = markdown(&[act("by hand"), act("by ctl recover")]);
+        let rows: Vec<&str> = markdown.lines().filter(|l| l.starts_with('|')).collect();
+        assert_eq!(
+            rows.len(),
+            text.lines().count() + 1,
+            "a row each, and the line below the first"
+        );
+        assert!(rows.iter().all(|l| l.matches('|').count() == 4), "{markdown}");
     }
 
     #[test]

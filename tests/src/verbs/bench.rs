@@ -10,10 +10,7 @@ use lifeline_lab::progress::Progress;
 use lifeline_lab::{bench, process};
 use std::path::PathBuf;
 
-use super::{code_of, workspace};
-
-const OPEN: &str = "<!-- bench -->";
-const CLOSE: &str = "<!-- /bench -->";
+use super::{code_of, readme, workspace};
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -52,21 +49,10 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<ExitCode> {
     let record = bench::measure(&args.wanted, args.yes, progress)?;
     print!("{}", record.told());
     if args.readme {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-        let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-        let new = put(&text, &record.told())
-            .with_context(|| format!("find {OPEN} and {CLOSE} in {path}"))?;
-        std::fs::write(path, new).with_context(|| format!("write {path}"))?;
+        readme::put("bench", &record.told())?;
     }
     ensure!(record.failed.is_empty(), "not measured: {}", record.failed.join("; "));
     Ok(ExitCode::SUCCESS)
-}
-
-/// A document with this between its markers.
-fn put(text: &str, told: &str) -> Option<String> {
-    let (before, rest) = text.split_once(OPEN)?;
-    let (_, after) = rest.split_once(CLOSE)?;
-    Some(format!("{before}{OPEN}\n{told}{CLOSE}{after}"))
 }
 
 /// Runs the same again, built for release.
@@ -77,18 +63,4 @@ fn released(progress: &Progress) -> anyhow::Result<ExitCode> {
     let released = target.join("release/lab");
     let status = Command::new(&released).args(std::env::args_os().skip(1)).status();
     Ok(code_of(status.with_context(|| format!("run {}", released.display()))?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_stands_between_the_markers_is_replaced_and_nothing_else() {
-        let text = "before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n";
-        let new = put(text, "new\n").unwrap();
-        assert_eq!(new, "before\n<!-- bench -->\nnew\n<!-- /bench -->\nafter\n");
-        assert_eq!(put(&new, "new\n").as_deref(), Some(new.as_str()));
-        assert!(put("no markers", "new").is_none());
-    }
 }

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod incident;
 mod lanes;
 pub mod place;
+mod readme;
 pub mod recover;
 pub mod release;
 pub mod status;

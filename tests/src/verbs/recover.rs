@@ -9,7 +9,7 @@ use lifeline_lab::progress::Progress;
 use lifeline_lab::recover;
 use lifeline_lab::state::Gear;
 
-use super::{raised, workspace};
+use super::{raised, readme, workspace};
 
 /// Arguments of `recover`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,9 @@ pub struct Args {
     /// Where the incident report is written
     #[arg(long, default_value = "recovery-report.md")]
     report: PathBuf,
+    /// Put the table into the README too, between its markers
+    #[arg(long)]
+    readme: bool,
 }
 
 /// Tells it and prints the table.
@@ -35,6 +38,9 @@ pub fn run(args: &Args, progress: &Progress) -> anyhow::Result<()> {
     print!("{}", recover::table(&acts));
     if let Err(wrong) = recover::judge(&acts) {
         bail!("it did not end as it must:\n{wrong}");
+    }
+    if args.readme {
+        readme::put("recovered", &recover::markdown(&acts))?;
     }
     Ok(())
 }
