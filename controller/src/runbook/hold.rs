@@ -7,6 +7,7 @@ use super::claim::{Claimant, Holder, LASTS, NAME, Next, SPACE, Watch};
 use super::opened::Opened;
 use crate::cluster::pin::{self, Pin};
 use crate::cluster::{Cluster, ClusterError, ask};
+use crate::interrupt::interruptible;
 use crate::obstacle::chain;
 use crate::out::Out;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -116,8 +117,17 @@ impl<'a> Hold<'a> {
         }
     }
 
+    /// Does the work while it has the lease, and gives that back. `None` when waiting for it was interrupted, and nothing was begun.
+    pub async fn around<T>(&self, work: impl Future<Output = T>) -> Result<Option<T>, Taken> {
+        let Some(taken) = interruptible(self.take()).await else { return Ok(None) };
+        taken?;
+        let done = work.await;
+        self.release().await;
+        Ok(Some(done))
+    }
+
     /// Takes it before anything is done; refused where somebody else is at it.
-    pub async fn take(&self) -> Result<(), Taken> {
+    async fn take(&self) -> Result<(), Taken> {
         let mut state = self.state.lock().await;
         if state.without.is_some() {
             // It could not be asked a moment ago. It is tried again beside the work.
@@ -151,7 +161,7 @@ impl<'a> Hold<'a> {
     }
 
     /// Gives it back. Where that does not work it ends by itself.
-    pub async fn release(&self) {
+    async fn release(&self) {
         let back = async {
             let state = self.state.lock().await;
             let ours = state.renewed.is_some() && state.without.is_none() && state.lost.is_none();

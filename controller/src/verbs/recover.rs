@@ -133,15 +133,10 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
         ));
         wiped_are_looked_after(&args.machine_wiped, &opened)?;
         let hold = Hold::new(cluster.as_ref(), &pin, &opened, out);
-        let Some(taken) = interruptible(hold.take()).await else {
-            return Err(interrupted(&book, &opened));
-        };
-        taken?;
         let with = (&book, &hold);
-        let outcome =
-            conduct(args, &session, (cluster.as_ref(), pin), provider, with, &opened).await;
-        hold.release().await;
-        return outcome;
+        let work = conduct(args, &session, (cluster.as_ref(), pin), provider, with, &opened);
+        let outcome = hold.around(work).await?;
+        return outcome.unwrap_or_else(|| Err(interrupted(&book, &opened)));
     }
     if !args.plan
         && !args.anew
@@ -235,19 +230,15 @@ pub async fn run(args: &Args, global: &Global, out: Out) -> Outcome {
     };
     opened.before = before;
     let hold = Hold::new(cluster.as_ref(), &pin, &opened, out);
-    let Some(taken) = interruptible(hold.take()).await else {
-        out.say("Nothing was done.");
-        return Ok(Exit::Unhealthy);
-    };
-    taken?;
-    let outcome = async {
+    let work = async {
         let book = Book::begin(&opened)?;
         let with = (&book, &hold);
         conduct(args, &session, (cluster.as_ref(), pin), provider, with, &opened).await
     };
-    let outcome = outcome.await;
-    hold.release().await;
-    outcome
+    hold.around(work).await?.unwrap_or_else(|| {
+        out.say("Nothing was done.");
+        Ok(Exit::Unhealthy)
+    })
 }
 
 /// Refuses a namespace that is protected, that does not exist, or that somebody would put back; what could not be seen is said.

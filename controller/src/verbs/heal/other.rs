@@ -116,15 +116,12 @@ pub async fn again(args: &Args, session: &Session, global: &Global, open: &Opene
     let (book, opened) = Book::again(&open.cluster, Some(&open.id))?;
     let cluster = help.cluster.clone();
     let hold = Hold::new(cluster.as_ref(), &help.pin, &opened, out);
-    let Some(taken) = interruptible(hold.take()).await else {
-        out.say("Nothing was done.");
-        return Ok(Exit::Unhealthy);
-    };
-    taken?;
     // Whatever was in the way then, it is looked at again.
-    let outcome = conduct(args, session, help, (&book, &hold), &opened, Missed::default()).await;
-    hold.release().await;
-    outcome
+    let work = conduct(args, session, help, (&book, &hold), &opened, Missed::default());
+    hold.around(work).await?.unwrap_or_else(|| {
+        out.say("Nothing was done.");
+        Ok(Exit::Unhealthy)
+    })
 }
 
 /// Shows what there is, asks, and does it.
@@ -196,18 +193,14 @@ pub async fn begin(args: &Args, session: &Session, global: &Global, why: Command
     unreached.for_each(|(node, why)| missed.note(node, why, ago));
     let cluster = help.cluster.clone();
     let hold = Hold::new(cluster.as_ref(), &help.pin, &opened, out);
-    let Some(taken) = interruptible(hold.take()).await else {
-        out.say("Nothing was done.");
-        return Ok(Exit::Unhealthy);
-    };
-    taken?;
-    let outcome = async {
+    let work = async {
         let book = Book::begin(&opened)?;
         conduct(args, session, help, (&book, &hold), &opened, missed).await
     };
-    let outcome = outcome.await;
-    hold.release().await;
-    outcome
+    hold.around(work).await?.unwrap_or_else(|| {
+        out.say("Nothing was done.");
+        Ok(Exit::Unhealthy)
+    })
 }
 
 async fn conduct(
