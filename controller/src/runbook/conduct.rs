@@ -56,7 +56,8 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
 
     async fn leg(&self, leg: &Leg) -> Result<LegEnd, Halt> {
         let who = (self.opened.id.as_str(), self.opened.by.as_str());
-        let end = take(self.world, self.shelf, who, leg).await?;
+        // On the heap, as what it waits for is large, and lies below many other calls.
+        let end = Box::pin(take(self.world, self.shelf, who, leg)).await?;
         let said = match &end {
             LegEnd::WasSo(words) if words.is_empty() => return Ok(end),
             LegEnd::WasSo(words) => format!("{}: nothing had to be done: {words}", leg.name),
@@ -138,7 +139,7 @@ impl<'a, W: Desk, S: Shelf> Conduct<'a, W, S> {
             let wiped = self.world.wiped(&was.name);
             let end = match was.is_well() && !wiped {
                 true => NodeEnd::WasWell,
-                false => self.node(was).await?,
+                false => Box::pin(self.node(was)).await?,
             };
             Ok::<_, Halt>((was.name.clone(), end))
         });

@@ -121,7 +121,7 @@ impl<'a> Hold<'a> {
     pub async fn around<T>(&self, work: impl Future<Output = T>) -> Result<Option<T>, Taken> {
         let Some(taken) = interruptible(self.take()).await else { return Ok(None) };
         taken?;
-        let done = work.await;
+        let done = Box::pin(work).await;
         self.release().await;
         Ok(Some(done))
     }
@@ -143,6 +143,7 @@ impl<'a> Hold<'a> {
     /// Does the work while the lease is kept; stops it when somebody else has taken that.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> Result<T, Taken> {
         let cluster = self.opened.cluster.clone();
+        let work = Box::pin(work);
         tokio::select! {
             biased;
             done = work => Ok(done),
