@@ -105,7 +105,17 @@ impl Desk {
 
     /// A `ctl` that is yet to be started.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut c = Command::new(env!("CARGO_BIN_EXE_ctl"));
+        self.dressed(Command::new(env!("CARGO_BIN_EXE_ctl")), args)
+    }
+
+    /// Runs `ctl` on half of the stack that a main thread usually has, 8 MiB.
+    pub async fn cramped(&self, args: &[&str]) -> Ran {
+        let mut sh = Command::new("/bin/sh");
+        sh.args(["-c", "ulimit -s 4096; \"$0\" \"$@\"; exit", env!("CARGO_BIN_EXE_ctl")]);
+        Ran::from(self.dressed(sh, args).stdin(Stdio::null()).output().await.unwrap())
+    }
+
+    fn dressed(&self, mut c: Command, args: &[&str]) -> Command {
         c.args(args).current_dir(self.dir.path()).kill_on_drop(true);
         c.env_clear().env("HOME", self.dir.path()).env("LIFELINE_CONFIG", self.path("ctl.toml"));
         // Wherever this runs, times are said the same.

@@ -53,6 +53,19 @@ async fn every_way_is_told_with_its_own_reason() {
         .says("ssh root@192.0.2.80  root@192.0.2.80: Permission denied (publickey).");
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heal_by_other_means_is_begun_and_gone_on_with_on_half_of_the_usual_stack() {
+    const REFUSED: &str = "echo 'Connection refused' >&2; exit 255";
+    // Its end comes when it wants to begin something.
+    let desk = desk(&format!("case \"$*\" in *-L*) {REFUSED};; *) kill -9 $PPID;; esac")).await;
+    let killed = desk.cramped(&["heal", "calypso", "--yes"]).await;
+    killed.exits(128 + 9).says("Try this for calypso?");
+    desk.program("ssh", REFUSED);
+    let ran = desk.cramped(&["heal", "calypso", "--yes"]).await.exits(3);
+    ran.says("Going on with the heal").says("at its own console, as root");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_does_not_run_is_started_over_ssh_and_then_heals() {
     let desk = desk("exit 9").await;
