@@ -70,11 +70,14 @@ pub fn measure(wanted: &Wanted, progress: &Progress) -> anyhow::Result<Vec<Figur
         ours: Series::new("ctl status", "ms", rest),
         baseline: None,
         note: format!(
-            "nobody is waited for longer than `--wait`, 800 ms; the fewest that answered in time: {others}"
+            "nobody is waited for longer than 800 ms, as in a table; the fewest that answered in time: {others}"
         ),
     };
     let limits = [Limit(0.5, MOST_MS)];
-    Ok(vec![figure.within(&limits), silent.within(&limits)])
+    let mut silent = silent.within(&limits);
+    // Fast and without those who would have answered is not what is asked.
+    silent.met = silent.met.map(|met| met && others == AGENTS - SILENT);
+    Ok(vec![figure.within(&limits), silent])
 }
 
 fn ms(span: Duration) -> f64 {
@@ -184,6 +187,8 @@ impl Fleet {
             .arg("status")
             .args(nodes)
             .args(["-o", "json"])
+            // As a table of several nodes waits; a document waits for all there is to know.
+            .args((config == FEWER).then_some("--wait=800ms"))
             .env("LIFELINE_CONFIG", self.dir.path().join(config))
             .env("XDG_STATE_HOME", self.dir.path().join("state"));
         let out = run::run(&mut ctl, LIMIT, None)?;

@@ -157,7 +157,7 @@ fn loaded(node: &Node) -> anyhow::Result<Figure> {
         met: None,
         ours: Series::new("the agent", "MiB", vec![most]),
         baseline: None,
-        note: "a list of 100 000 routes takes 24 MiB, and up to four live at once: the last look's, the next one's while it is judged, the guard's, and one that is being read".to_owned(),
+        note: "a list of 100 000 routes takes 24 MiB, and several live at once: the last look's, the next one's while it is judged, the guard's".to_owned(),
     };
     Ok(figure.within(&[Limit(0.5, 48.0)]))
 }
