@@ -124,6 +124,17 @@ pub fn purge() -> Result<()> {
     cluster::kubectl(&pods)?;
     let space = ["delete", "namespace", SPACE, "--ignore-not-found", "--wait=false"];
     cluster::kubectl(&space)?.success()?;
+    await_free()
+}
+
+/// Whether the API server says that there is no such namespace; one that cannot be asked says nothing about it.
+pub fn is_free() -> Result<bool> {
+    let out = cluster::kubectl(&["get", "namespace", SPACE, "-o", "name"])?;
+    Ok(!out.ok() && out.stderr.contains("NotFound"))
+}
+
+/// Waits until a namespace of that name can be made again.
+pub fn await_free() -> Result<()> {
     let mut woken = Instant::now();
     wait_for("the culprit's namespace is gone", FREE, || {
         // Its controller sleeps for minutes when it has looked too early, or while no API server answered; a change wakes it.
@@ -132,7 +143,7 @@ pub fn purge() -> Result<()> {
             let mark = format!("lab.lifeline/woken={}", jiff::Timestamp::now().as_second());
             cluster::kubectl(&["annotate", "namespace", SPACE, "--overwrite", &mark])?;
         }
-        Ok(!cluster::kubectl(&["get", "namespace", SPACE, "-o", "name"])?.ok())
+        is_free()
     })
 }
 

@@ -19,7 +19,7 @@ use crate::incident::{self, Act, NODE, path::Path};
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::standin::byhand;
-use crate::{run, topology, witness};
+use crate::{topology, witness};
 
 /// The other worker, which the culprit takes at the same time.
 pub(crate) const OTHER: &str = "styx";
@@ -87,6 +87,7 @@ fn act(
     progress: &Progress,
     recover: impl FnOnce(&Lab, &Progress) -> anyhow::Result<usize>,
 ) -> anyhow::Result<Act> {
+    culprit::purge()?;
     cluster::await_rest(REST_LIMIT, progress)?;
     incident::healthy(lab, NODE, progress)?;
     let node = lab.node(NODE)?;
@@ -271,8 +272,7 @@ fn by_operator(lab: &Lab, report: &File, progress: &Progress) -> anyhow::Result<
 
 /// Objects of the culprit that are in etcd without their namespace.
 pub(crate) fn orphans() -> anyhow::Result<String> {
-    let space = cluster::kubectl(&["get", "namespace", "tailscale-system", "-o", "name"])?;
-    if space.ok() {
+    if !culprit::is_free()? {
         return Ok(String::new());
     }
     let left =
@@ -289,10 +289,5 @@ pub(crate) fn clear(lab: &Lab, progress: &Progress) -> anyhow::Result<()> {
     for node in [NODE, OTHER] {
         lab.power_cycle(node, progress)?;
     }
-    let gone = || -> crate::Result<bool> {
-        let out = cluster::kubectl(&["get", "namespace", "tailscale-system", "-o", "name"])?;
-        Ok(!out.ok())
-    };
-    crate::faults::wait_for("the namespace is gone", run::LIMIT, gone)?;
-    Ok(())
+    Ok(culprit::await_free()?)
 }

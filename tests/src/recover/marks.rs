@@ -6,8 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::desk::{self, Desk};
-use crate::real::cluster::kubectl;
-use crate::real::culprit::SPACE;
+use crate::real::culprit;
 use crate::run;
 
 const EVERY: Duration = Duration::from_millis(700);
@@ -122,10 +121,8 @@ impl Marks {
     }
 }
 
-/// An API server that cannot be asked says nothing about it.
 fn space_is_gone() -> bool {
-    kubectl(&["get", "namespace", SPACE, "-o", "name"])
-        .is_ok_and(|out| !out.ok() && out.stderr.contains("NotFound"))
+    culprit::is_free().is_ok_and(|free| free)
 }
 
 fn tip() -> Option<String> {

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use crate::error::Result;
-use crate::faults::wait_for;
 use crate::incident::{self, NODE, path::Path};
 use crate::lab::Lab;
 use crate::progress::Progress;
@@ -151,9 +150,7 @@ fn act(
 
 /// A namespace of the culprit's name is created again: who is infected by it? It is taken away afterwards.
 pub fn wakes(lab: &Lab, progress: &Progress) -> Result<Vec<String>> {
-    wait_for("the name is free", Duration::from_secs(30), || {
-        Ok(!cluster::kubectl(&["get", "namespace", SPACE, "-o", "name"])?.ok())
-    })?;
+    culprit::await_free()?;
     cluster::kubectl(&["create", "namespace", SPACE])?.success()?;
     progress.say(format!("somebody creates a namespace {SPACE} again"));
     let (begun, mut infected) = (Instant::now(), Vec::new());
@@ -172,7 +169,7 @@ pub fn wakes(lab: &Lab, progress: &Progress) -> Result<Vec<String>> {
         true => progress.say(format!("{after:.0} s later nobody is infected")),
         false => progress.say(format!("{after:.1} s later it is back: {}", infected.join(", "))),
     }
-    cluster::kubectl(&["delete", "namespace", SPACE, "--wait=false"])?.success()?;
+    culprit::purge()?;
     Ok(infected)
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::ground::{NODE, told};
 use super::{Case, Ground, Verdict};
 use crate::real::cluster::{is_ready, kubectl};
-use crate::real::culprit::SPACE;
+use crate::real::culprit;
 use crate::real::incident::OTHER;
 use crate::recover::{self, cut, desk::Desk};
 use crate::run::Output;
@@ -48,9 +48,8 @@ fn killed_everywhere(g: &Ground<'_>) -> Verdict {
         return Err(format!("only {} boundaries were tried", cut.boundaries.len()));
     }
     recover::Record::of(&desk).map_err(told)?.once()?;
-    let space = kubectl(&["get", "namespace", SPACE, "-o", "name"]).map_err(told)?;
-    if space.ok() || !space.stderr.contains("NotFound") {
-        return Err(format!("the namespace is not gone: {}{}", space.stdout, space.stderr));
+    if !culprit::is_free().map_err(told)? {
+        return Err("the namespace is not gone".to_owned());
     }
     for node in [NODE, OTHER] {
         if !ready(node)? {

@@ -170,7 +170,7 @@ fn policy(g: &Ground<'_>) -> Verdict {
         cluster::kubectl(&["delete", what, "lifeline-host-network", "--ignore-not-found"])
             .map_err(told)?;
     }
-    cluster::kubectl(&["delete", "namespace", culprit::SPACE, "--timeout=25s"]).map_err(told)?;
+    culprit::purge().map_err(told)?;
     seen
 }
 
