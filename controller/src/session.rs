@@ -10,9 +10,10 @@ use crate::obstacle::Obstacle;
 use crate::out::Out;
 use crate::pki::card::Card;
 use crate::pki::subject::{Role, Subject};
-use crate::reach::{self, NotWaitedFor, Road, Tried, Unreached};
+use crate::reach::{self, NotWaitedFor, Road, Tried};
 use crate::ssh;
 use crate::tls;
+use futures_util::future::{Either, select};
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Node;
 use rustls::pki_types::ServerName;
@@ -26,6 +27,8 @@ use tokio_rustls::TlsConnector;
 
 /// So many agents are spoken to at a time.
 pub const AT_ONCE: usize = 64;
+/// The network has this long before SSH is tried beside it: an agent that is well has answered by then, and nobody logs in in vain.
+const HEAD_START: Duration = Duration::from_secs(1);
 /// One connection and its handshake.
 const SHAKE: Duration = Duration::from_secs(5);
 
@@ -210,10 +213,7 @@ impl Session {
     }
 
     async fn agent_by(&self, node: &str, road: &Road) -> Result<Agent, CommandError> {
-        let mut agent = match reach::reach(node, road).await {
-            Ok(reached) => Agent::from(reached),
-            Err(unreached) => self.by_ssh(node, unreached).await?,
-        };
+        let mut agent = self.by_any_way(node, road).await?;
         // Over the network its certificate vouches for the name; on the socket nobody need have typed one.
         if !node.is_empty() {
             node.clone_into(&mut agent.node);
@@ -232,29 +232,31 @@ impl Session {
 }
 
 impl Session {
-    /// The same agent by another way, where one is configured; what was tried before stays told.
-    async fn by_ssh(&self, node: &str, mut unreached: Unreached) -> Result<Agent, CommandError> {
+    /// Over the network, and over SSH where that is configured: at once when the network refuses, beside it when it keeps silent. A
+    /// captured node swallows what is sent to it, and its operator should not wait for both limits one after the other.
+    async fn by_any_way(&self, node: &str, road: &Road) -> Result<Agent, CommandError> {
         let config = self.config.as_ref().filter(|_| self.socket.is_none());
-        let Some(target) = config.and_then(|c| c.ssh(node)) else { return Err(unreached.into()) };
-        let path = format!("ssh {target}");
-        let tunnel = match ssh::tunnel(target).await {
-            Ok(tunnel) => tunnel,
-            Err(error) => {
-                unreached.tried.push(Tried { path, obstacle: Obstacle::Ssh(error) });
-                return Err(unreached.into());
-            }
+        let mut net = std::pin::pin!(reach::reach(node, road));
+        let Some(target) = config.and_then(|c| c.ssh(node)) else { return Ok(net.await?.into()) };
+        let by_ssh = std::pin::pin!(by_ssh(node, target));
+        let (unreached, tried) = match timeout(HEAD_START, net.as_mut()).await {
+            Ok(Ok(reached)) => return Ok(reached.into()),
+            Ok(Err(unreached)) => (unreached, by_ssh.await),
+            Err(_) => match select(net, by_ssh).await {
+                Either::Left((Ok(reached), _)) => return Ok(reached.into()),
+                Either::Left((Err(unreached), by_ssh)) => (unreached, by_ssh.await),
+                Either::Right((Ok(agent), _)) => return Ok(agent),
+                Either::Right((Err(tried), net)) => match net.await {
+                    Ok(reached) => return Ok(reached.into()),
+                    Err(unreached) => (unreached, Err(tried)),
+                },
+            },
         };
-        let mut other = match reach::reach(node, &Road::Socket(tunnel.socket.clone())).await {
-            Ok(reached) => return Ok(Agent::carried(reached, path, tunnel)),
-            Err(other) => other,
-        };
-        // One that was lent for a recovery answers at a socket of its own; mostly there is none, which is no news.
-        if let Ok(reached) = reach::reach(node, &Road::Socket(tunnel.lent.clone())).await {
-            return Ok(Agent::carried(reached, format!("{path}, a lent agent"), tunnel));
-        }
-        other.tried.iter_mut().for_each(|t| t.path.clone_from(&path));
-        unreached.tried.append(&mut other.tried);
-        Err(unreached.into())
+        tried.map_err(|mut tried| {
+            let mut unreached = unreached;
+            unreached.tried.append(&mut tried);
+            unreached.into()
+        })
     }
 
     /// The certificate a node's agent shows; `None` over the unix socket, where it shows none.
@@ -291,6 +293,25 @@ impl Session {
             || CommandError::failed(format!("look at the certificate of {node}: no address"));
         (last.0, Some(last.1.unwrap_or_else(none)))
     }
+}
+
+/// An agent's own socket, carried here by SSH; or what was tried.
+async fn by_ssh(node: &str, target: &str) -> Result<Agent, Vec<Tried>> {
+    let path = format!("ssh {target}");
+    let tunnel = match ssh::tunnel(target).await {
+        Ok(tunnel) => tunnel,
+        Err(error) => return Err(vec![Tried { path, obstacle: Obstacle::Ssh(error) }]),
+    };
+    let mut other = match reach::reach(node, &Road::Socket(tunnel.socket.clone())).await {
+        Ok(reached) => return Ok(Agent::carried(reached, path, tunnel)),
+        Err(other) => other,
+    };
+    // One that was lent for a recovery answers at a socket of its own; mostly there is none, which is no news.
+    if let Ok(reached) = reach::reach(node, &Road::Socket(tunnel.lent.clone())).await {
+        return Ok(Agent::carried(reached, format!("{path}, a lent agent"), tunnel));
+    }
+    other.tried.iter_mut().for_each(|t| t.path.clone_from(&path));
+    Err(other.tried)
 }
 
 /// Asks many at a time. A slow one takes nobody's turn: who has answered makes room for the next.

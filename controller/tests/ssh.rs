@@ -4,6 +4,7 @@
 use crate::agent::StandIn;
 use crate::desk::Desk;
 use crate::story::Story;
+use tokio::net::TcpListener;
 
 /// Nobody listens there.
 const DEAD: &str = "127.0.0.1:1";
@@ -43,6 +44,41 @@ async fn an_agent_whose_port_is_dead_is_healed_through_ssh() {
     }
     let left = asked.split(" -L ").nth(1).unwrap().split(':').next().unwrap();
     assert!(!std::path::Path::new(left).exists(), "the socket is gone with the command");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ssh_is_tried_beside_a_port_that_takes_the_call_and_keeps_silent() {
+    let desk = desk("exit 9").await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = desk.read("ctl.toml").replace(DEAD, &silent.local_addr().unwrap().to_string());
+    desk.write("ctl.toml", &config);
+    let hung_up = desk.path("hung-up");
+    let noted = hung_up.clone();
+    tokio::spawn(async move {
+        let (mut call, _) = silent.accept().await.unwrap();
+        tokio::io::copy(&mut call, &mut tokio::io::sink()).await.unwrap();
+        std::fs::write(noted, "").unwrap();
+    });
+    let beside = format!("[ -e {} ] && exit 9\n{}", hung_up.display(), carries(&desk));
+    desk.program("ssh", &beside);
+    StandIn::calypso().serve_unix(&desk, "agent.sock");
+    let json =
+        desk.ctl(&["status", "calypso", "-o", "json", "--wait", "20s"]).await.exits(0).json();
+    assert_eq!(json["nodes"][0]["via"], "ssh root@192.0.2.80", "{json}");
+    let asked = desk.read("ssh.log");
+    let left = asked.split(" -L ").nth(1).unwrap().split(':').next().unwrap();
+    assert!(!std::path::Path::new(left).parent().unwrap().exists(), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ssh_that_is_not_waited_for_any_longer_leaves_no_directory() {
+    let desk = desk("exit 9").await;
+    let script = format!("echo \"$@\" >>{}\nexec sleep 60", desk.path("ssh.log").display());
+    desk.program("ssh", &script);
+    desk.ctl(&["status", "calypso", "--wait", "1500ms"]).await.says("not waited for any longer");
+    let asked = desk.read("ssh.log");
+    let left = asked.split(" -L ").nth(1).unwrap().split(':').next().unwrap();
+    assert!(!std::path::Path::new(left).parent().unwrap().exists(), "{left}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,7 +30,15 @@ pub async fn look(
     named: &[String],
 ) -> Result<Looked, CommandError> {
     let names = session.nodes(named).await?;
-    let agents = join_all(names.iter().map(|n| session.agent(n)));
+    let agents = join_all(names.iter().map(|node| async move {
+        let agent = session.agent(node).await?;
+        // What it saw last may be a minute old; what decides is a fresh look.
+        let word = match agent.diagnose().await {
+            Ok(seen) => seen.verdict.word(),
+            Err(_) => verdict(agent.status.verdict).word(),
+        };
+        Ok::<_, CommandError>((word, agent.status.boot_id))
+    }));
     let objects = async {
         match cluster {
             Some(cluster) => Some(cluster.nodes().await),
@@ -59,13 +67,9 @@ pub async fn look(
         };
         let mut was = NodeWas { name: name.clone(), from, ..NodeWas::default() };
         match agent {
-            Ok(agent) => {
-                // What it saw last may be a minute old; what decides is a fresh look.
-                match agent.diagnose().await {
-                    Ok(seen) => was.verdict = Some(seen.verdict.word().to_owned()),
-                    Err(_) => was.verdict = Some(verdict(agent.status.verdict).word().to_owned()),
-                }
-                was.boot = Some(agent.status.boot_id).filter(|b| !b.is_empty());
+            Ok((word, boot)) => {
+                was.verdict = Some(word.to_owned());
+                was.boot = Some(boot).filter(|b| !b.is_empty());
             }
             Err(error) => was.unreached = Some(error.to_string()),
         }

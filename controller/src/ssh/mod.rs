@@ -62,14 +62,18 @@ pub struct Tunnel {
     pub socket: PathBuf,
     /// That of an agent that was lent to the node, if one was.
     pub lent: PathBuf,
-    dir: PathBuf,
+    _place: Place,
     _ssh: Child,
 }
 
-impl Drop for Tunnel {
+/// A directory of our own, for as long as this lives: also when what was to lie in it is not waited for any longer.
+#[derive(Debug)]
+struct Place(PathBuf);
+
+impl Drop for Place {
     fn drop(&mut self) {
-        // A directory of our own in the place for passing things; the system clears that away as well.
-        drop(std::fs::remove_dir_all(&self.dir));
+        // It is in the place for passing things, which the system clears away as well.
+        drop(std::fs::remove_dir_all(&self.0));
     }
 }
 
@@ -99,8 +103,8 @@ async fn words(child: &mut Child) -> String {
 
 /// Brings a node's agent socket here.
 pub async fn tunnel(target: &str) -> Result<Tunnel, SshError> {
-    let dir = place()?;
-    let (socket, lent) = (dir.join("agent.sock"), dir.join("lent.sock"));
+    let place = place()?;
+    let (socket, lent) = (place.0.join("agent.sock"), place.0.join("lent.sock"));
     let mut command = ssh();
     command.arg("-N");
     // In this order: `ssh` makes one after the other, and the last is waited for.
@@ -112,7 +116,7 @@ pub async fn tunnel(target: &str) -> Result<Tunnel, SshError> {
     let deadline = Instant::now() + OPEN;
     loop {
         if socket.exists() {
-            return Ok(Tunnel { socket, lent, dir, _ssh: child });
+            return Ok(Tunnel { socket, lent, _place: place, _ssh: child });
         }
         let failed = match child.try_wait() {
             Ok(Some(_)) => Some(SshError::Said(words(&mut child).await)),
@@ -121,7 +125,6 @@ pub async fn tunnel(target: &str) -> Result<Tunnel, SshError> {
             Err(e) => Some(SshError::Start(e)),
         };
         if let Some(error) = failed {
-            drop(std::fs::remove_dir_all(&dir));
             return Err(error);
         }
         sleep(Duration::from_millis(50)).await;
@@ -185,12 +188,12 @@ async fn bring(
 }
 
 /// A directory nobody else can look into; a unix socket's path must be short.
-fn place() -> Result<PathBuf, SshError> {
+fn place() -> Result<Place, SshError> {
     let base = std::env::temp_dir();
     for n in 0..100_u32 {
         let dir: PathBuf = Path::new(&base).join(format!("lifeline-{}-{n}", std::process::id()));
         match DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => return Ok(dir),
+            Ok(()) => return Ok(Place(dir)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => return Err(SshError::Place { dir, source }),
         }
