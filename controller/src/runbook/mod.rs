@@ -1,7 +1,8 @@
 //! The runbook: all that is done to bring a cluster back, as steps on core's engine.
 //!
 //! [`card`] says what replaces which sentence of the manual one, [`op`] what can be brought about, [`leg`] how one stretch is
-//! run and written down, [`conduct`] in which order, [`real`] with what hands, [`hold`] that nobody else does at the same time.
+//! run and written down, [`conduct`] in which order,
+//! [`means`] by what means for one node, [`real`] with what hands, [`hold`] that nobody else does at the same time.
 
 pub mod book;
 pub mod card;
@@ -14,6 +15,7 @@ pub mod hold;
 pub mod lease;
 pub mod leg;
 pub mod look;
+mod means;
 pub mod missed;
 pub mod op;
 pub mod opened;

@@ -149,6 +149,11 @@ impl Opened {
     pub fn heal_of(&self) -> Option<&str> {
         self.nodes.first().map(|n| n.name.as_str()).filter(|_| self.heal)
     }
+
+    /// Whether every node was well when it began.
+    pub fn is_well(&self) -> bool {
+        self.nodes.iter().all(NodeWas::is_well)
+    }
 }
 
 impl NodeWas {
