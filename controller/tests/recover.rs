@@ -271,6 +271,7 @@ async fn a_damaged_journal_is_a_humans_affair_and_a_torn_last_line_is_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_to_ask_and_nothing_agreed_to_is_nothing_done() {
     let rented = captured().await;
+    rented.desk.ctl(&["recover", "--resume"]).await.exits(2).says("begin one: ctl recover");
     rented.desk.ctl(&["recover"]).await.exits(2).says("there is no terminal to ask on");
     let (code, text) = rented.desk.typed(&["recover"], "n\n").await;
     assert_eq!(code, 3, "{text}");
@@ -318,6 +319,9 @@ async fn on_a_real_api_server_the_namespace_goes_and_the_cluster_is_pinned_and_v
     let json = rented.desk.ctl(&confirmed).await.exits(0).json();
     assert_eq!(json["ending"], "recovered", "{json}");
     assert!(!is_there(&control, &["namespace", "tailscale-system"]));
+    // Cut off after that, nobody knows but its journal.
+    let again = rented.desk.ctl(&confirmed).await.exits(0).says("has ended: recovered");
+    assert_eq!(again.json()["recovery"], json["recovery"]);
     let home = rented.desk.path(".local/state/lifeline/lab/recover");
     let dirs = std::fs::read_dir(&home).unwrap().map(|e| e.unwrap().path());
     let opened = dirs.into_iter().find(|p| p.is_dir()).unwrap().join("opened.json");

@@ -151,6 +151,34 @@ pub fn unfinished(cluster: &str) -> Result<Option<Opened>, BookError> {
     Ok(None)
 }
 
+/// How a recovery ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// One word, as `recovered`.
+    pub ending: String,
+    /// When, in milliseconds since 1970.
+    pub wall_ms: u64,
+}
+
+/// The newest recovery of the whole cluster, if it has ended.
+pub fn newest_ended(cluster: &str) -> Result<Option<(Opened, Ended)>, BookError> {
+    for dir in all(cluster)?.iter().rev() {
+        let opened = opened_of(dir)?;
+        if opened.heal {
+            continue;
+        }
+        let path = dir.join("ended.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = files::read(&path)?;
+        let ended =
+            serde_json::from_str(&text).map_err(|source| BookError::Form { path, source })?;
+        return Ok(Some((opened, ended)));
+    }
+    Ok(None)
+}
+
 fn opened_of(dir: &Path) -> Result<Opened, BookError> {
     let path = dir.join("opened.json");
     let text = files::read(&path)?;
@@ -259,6 +287,6 @@ impl Shelf for Book {
     }
 
     fn end(&self, word: &str) -> Result<(), BookError> {
-        self.put("ended.json", &serde_json::json!({ "ending": word, "wall_ms": wall_ms() }))
+        self.put("ended.json", &Ended { ending: word.to_owned(), wall_ms: wall_ms() })
     }
 }

@@ -12,7 +12,7 @@ use crate::error::{CommandError, Outcome};
 use crate::exit::Exit;
 use crate::interrupt::interruptible;
 use crate::out::Out;
-use crate::runbook::book::{Book, wall_ms};
+use crate::runbook::book::{self, Book, wall_ms};
 use crate::runbook::card;
 use crate::runbook::hold::Hold;
 use crate::runbook::look::{self, Looked};
@@ -136,6 +136,21 @@ impl Reached<'_> {
     /// Goes on with one that was cut off.
     async fn resume(self, args: &Args, named: Option<&str>) -> Outcome {
         let (config, out) = (self.config, self.session.out);
+        if named.is_none()
+            && book::unfinished(&config.cluster)?.is_none()
+            && let Some((opened, ended)) = book::newest_ended(&config.cluster)?
+        {
+            // Whoever was cut off after its last act finds that out here.
+            out.say(format!(
+                "Recovery {}, begun {}, has ended: {}, {}. There is nothing to go on with; to prove the cluster: ctl verify",
+                opened.id,
+                words::local_date(opened.wall_ms),
+                ended.ending,
+                words::local_date(ended.wall_ms)
+            ));
+            out.json(&serde_json::json!({ "recovery": opened.id, "ending": ended.ending }))?;
+            return Ok(Exit::Done);
+        }
         let (book, opened) = Book::again(&config.cluster, named)?;
         checks::same_cluster(&opened, config.context.as_deref(), self.pin.as_ref().ok())?;
         out.say(format!(
