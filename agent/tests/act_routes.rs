@@ -17,6 +17,7 @@ const NODE: &str = "
     ip link set far0 up
     ip link set eth0 up
     ip addr add 192.168.2.80/24 dev eth0
+    ip -6 addr add fe80::80/64 dev eth0 nodad
     ip -6 addr add fd00:2::80/64 dev eth0 nodad
     ip route add default via 192.168.2.1 proto dhcp src 192.168.2.80 metric 100
     ip -6 route add default via fd00:2::1 proto ra metric 100
