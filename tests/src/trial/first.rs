@@ -22,10 +22,17 @@ pub const CASES: &[Case] = &[
 /// What is learnt lies here; a captor's device in it would be a poisoned one.
 const POISON: &str = "cat /var/lib/lifeline/baseline/* 2>/dev/null | grep -c tailscale0 || true";
 
-fn is_not_learnt(g: &Ground<'_>) -> Verdict {
-    match g.sh(POISON)?.trim() {
-        "0" => Ok(()),
-        lines => Err(format!("the captor is in what was learnt: {lines} lines")),
+/// How many lines of all that was learnt name the captor's device. On a node with a past, where one of its kind has lived in peace,
+/// there are some.
+fn poison(g: &Ground<'_>) -> std::result::Result<u32, String> {
+    let lines = g.sh(POISON)?;
+    lines.trim().parse().map_err(|why| format!("count the captor's lines in {lines:?}: {why}"))
+}
+
+fn is_not_learnt(g: &Ground<'_>, before: u32) -> Verdict {
+    match poison(g)? {
+        lines if lines <= before => Ok(()),
+        lines => Err(format!("the captor is in what was learnt: {lines} lines, {before} before")),
     }
 }
 
@@ -55,12 +62,12 @@ fn first_start(g: &Ground<'_>) -> Verdict {
         if !status.contains("has not been learnt yet") {
             return Err(format!("it does not say why it only guards: {status}"));
         }
-        is_not_learnt(g)?;
+        is_not_learnt(g, 0)?;
         guarded(g)?;
         g.heal_well()?;
         // Only now does it learn, from a node that is well by itself.
         g.settled(Duration::from_secs(60))?;
-        is_not_learnt(g)
+        is_not_learnt(g, 0)
     })?;
     g.expect_no_guard()?;
     g.expect_same(&before)
@@ -72,7 +79,7 @@ const UNIT: &str = "/etc/systemd/system/lab-at-boot.service";
 fn boots_captured(g: &Ground<'_>) -> Verdict {
     let seen = in_mode(g, "guard", || {
         let learnt = "ls /var/lib/lifeline/baseline | sort | tail -1";
-        let was = g.sh(learnt)?;
+        let (was, before) = (g.sh(learnt)?, poison(g)?);
         g.sh(&format!(
             "printf '[Unit]\\nBefore=lifeline-agent.service\\n[Service]\\nExecStart=/opt/tailscale/tailscaled --route-delay 0 --exit-node 100.64.0.1 --firewall legacy\\n\
              [Install]\\nWantedBy=multi-user.target\\n' > {UNIT}; systemctl daemon-reload; systemctl enable lab-at-boot"
@@ -81,7 +88,7 @@ fn boots_captured(g: &Ground<'_>) -> Verdict {
         within(Duration::from_secs(40), || g.expect_verdict("Captured"))?;
         guarded(g)?;
         thread::sleep(Duration::from_secs(15));
-        is_not_learnt(g)?;
+        is_not_learnt(g, before)?;
         if g.sh(learnt)? != was {
             return Err("something was learnt of a captured node".to_owned());
         }
@@ -90,7 +97,7 @@ fn boots_captured(g: &Ground<'_>) -> Verdict {
         g.heal_well()?;
         g.sh(ANSWERS)?;
         g.expect_no_guard()?;
-        is_not_learnt(g)
+        is_not_learnt(g, before)
     });
     g.sh(&format!(
         "systemctl disable --now lab-at-boot 2>/dev/null; rm -f {UNIT}; systemctl daemon-reload"
