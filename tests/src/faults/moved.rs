@@ -23,7 +23,7 @@ pub const FAULTS: &[Fault] = &[
             endpoint(site, &site.facts.api.to_string())?;
             stop_peer(site)?;
             daemon::restore(site)?;
-            site.node.must("systemctl restart --no-block k3s-agent").map(drop)
+            started_anew(site)
         },
     },
     Fault {
@@ -173,6 +173,17 @@ fn endpoint(site: &Site, server: &str) -> Result<()> {
         "{{\"ServerURL\":\"https://{server}:6443\",\"ServerAddresses\":[\"{server}:6443\"]}}"
     );
     site.node.write("/var/lib/rancher/k3s/agent/etc/k3s-agent-load-balancer.json", &text)
+}
+
+/// k3s-agent runs again, and is another than before: who looks sooner sees it being started.
+fn started_anew(site: &Site) -> Result<()> {
+    let invocation = "systemctl show -p InvocationID --value k3s-agent";
+    let was = site.node.must(invocation)?.stdout;
+    site.node.must("systemctl restart --no-block k3s-agent")?;
+    wait_for("k3s-agent runs anew", Duration::from_secs(30), || {
+        let now = site.node.may(&format!("systemctl is-active -q k3s-agent && {invocation}"))?;
+        Ok(now.ok() && now.stdout != was)
+    })
 }
 
 fn vpn(site: &Site) -> Result<()> {
