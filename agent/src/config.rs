@@ -1,4 +1,6 @@
 //! The agent's configuration file: read whole, or refused with the line that is wrong. It never guesses.
+//!
+//! Longer than most files: every key with its default, its range and its error in one place.
 
 mod explain;
 

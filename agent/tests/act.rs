@@ -1,5 +1,7 @@
 //! Acts on the kernel's routing, on sysctls, files and sockets: spoilt with `ip` and friends, mended by our hands, told by `ip`
 //! and friends.
+//!
+//! Longer than most files: every case stands on one scene.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 mod alone;

@@ -1,5 +1,7 @@
 //! Netfilter tables, spoilt with the tools themselves and mended by our hands: what the op does not name stays byte-identical,
 //! and an undo brings back every byte.
+//!
+//! Longer than most files: every case stands on one scene, in both backends.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 mod alone;

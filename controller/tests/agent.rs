@@ -1,5 +1,7 @@
 //! A stand-in for the agent: the same wire over the same mutual TLS; what it answers is set by each test.
 //! It copies the agent's manners at the wire (TLS 1.3, client certificates of one authority, ALPN h2), not its judgement.
+//!
+//! Longer than most files: one stand-in answers the whole wire.
 
 use crate::desk::Desk;
 use crate::shake;

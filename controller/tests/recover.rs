@@ -322,6 +322,8 @@ async fn on_a_real_api_server_the_namespace_goes_and_the_cluster_is_pinned_and_v
     // Cut off after that, nobody knows but its journal.
     let again = rented.desk.ctl(&confirmed).await.exits(0).says("has ended: recovered");
     assert_eq!(again.json()["recovery"], json["recovery"]);
+    let wish = ["recover", "--resume", "--machine-wiped", "calypso", "--yes"];
+    rented.desk.ctl(&wish).await.exits(2).says("begin one: ctl recover");
     let home = rented.desk.path(".local/state/lifeline/lab/recover");
     let dirs = std::fs::read_dir(&home).unwrap().map(|e| e.unwrap().path());
     let opened = dirs.into_iter().find(|p| p.is_dir()).unwrap().join("opened.json");

@@ -1,4 +1,6 @@
 //! `ctl vps` against the provider's stand-in: every way in which it can go wrong, and nothing done twice.
+//!
+//! Longer than most files: a case for each answer that a provider can give.
 
 use crate::rented::{CALYPSO, Rented};
 use lifeline_core::diagnosis::Verdict;

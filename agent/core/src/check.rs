@@ -1,6 +1,8 @@
 //! A second opinion on plans: invariants no plan may break, whatever the planner thinks.
 //!
 //! It shares no code with the faults and their remedies, and knows nothing of why a step is wanted. An objection stops the run.
+//!
+//! Longer than most files: the invariants are one list, and are to be read as one.
 
 use crate::baseline::Baseline;
 use crate::filter;

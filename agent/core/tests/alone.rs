@@ -1,4 +1,6 @@
 //! The agent by itself, in virtual time: when it acts, when it waits, when it gives up, and when it leaves a node alone.
+//!
+//! Longer than most files: every case stands on one clock and one node.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

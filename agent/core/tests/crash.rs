@@ -1,5 +1,7 @@
 //! The exhaustive crash test of the engine: every plan is cut at every instant and goes on; it ends recovered or as it was,
 //! and nothing that was not ours has changed.
+//!
+//! Longer than most files: its node and its plans are what every cut is tried on.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

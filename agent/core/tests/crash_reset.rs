@@ -1,5 +1,7 @@
 //! A reset under the exhaustive crash test: one that nobody confirms leaves no trace but what was declared irreversible, whoever
 //! dies when.
+//!
+//! Longer than most files: every case stands on one sick node.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,6 @@
 //! The text form reads back what it writes, whatever it is, and says what it does not understand.
+//!
+//! Longer than most files: a strategy for each noun that an observation has.
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its own case must fail")]
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,6 @@
 //! The calls. Each asks who calls, takes the value it needs from that, and hands on; nothing is decided here.
+//!
+//! Longer than most files: one call of the wire after the other.
 
 use crate::aside::aside;
 use crate::log;

@@ -1,4 +1,6 @@
 //! The hands of a recovery: agents, the API server, the provider, `git`, and the operator at the terminal.
+//!
+//! Longer than most files: the hands of every op stand in three matches, and the compiler says where one is missing.
 
 use super::book::Book;
 use super::card::because;

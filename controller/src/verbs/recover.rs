@@ -136,7 +136,9 @@ impl Reached<'_> {
     /// Goes on with one that was cut off.
     async fn resume(self, args: &Args, named: Option<&str>) -> Outcome {
         let (config, out) = (self.config, self.session.out);
+        // A wish is never passed over in silence: with one, that there is nothing to go on with is an error.
         if named.is_none()
+            && args.machine_wiped.is_empty()
             && book::unfinished(&config.cluster)?.is_none()
             && let Some((opened, ended)) = book::newest_ended(&config.cluster)?
         {

@@ -127,10 +127,13 @@ pub fn purge() -> Result<()> {
     await_free()
 }
 
-/// Whether the API server says that there is no such namespace; one that cannot be asked says nothing about it.
+/// Whether the API server says that there is no such namespace; one that cannot be asked says nothing about it, which is an error.
 pub fn is_free() -> Result<bool> {
     let out = cluster::kubectl(&["get", "namespace", SPACE, "-o", "name"])?;
-    Ok(!out.ok() && out.stderr.contains("NotFound"))
+    if !out.ok() && out.stderr.contains("NotFound") {
+        return Ok(true);
+    }
+    out.success().map(|_| false)
 }
 
 /// Waits until a namespace of that name can be made again.
@@ -143,7 +146,8 @@ pub fn await_free() -> Result<()> {
             let mark = format!("lab.lifeline/woken={}", jiff::Timestamp::now().as_second());
             cluster::kubectl(&["annotate", "namespace", SPACE, "--overwrite", &mark])?;
         }
-        is_free()
+        // Who cannot be asked now may answer the next time.
+        Ok(is_free().unwrap_or(false))
     })
 }
 

@@ -276,7 +276,8 @@ pub(crate) fn orphans() -> anyhow::Result<String> {
         return Ok(String::new());
     }
     let left =
-        cluster::kubectl(&["get", "daemonsets,pods", "-n", "tailscale-system", "-o", "name"])?;
+        cluster::kubectl(&["get", "daemonsets,pods", "-n", "tailscale-system", "-o", "name"])?
+            .success()?;
     Ok(left.stdout.split_whitespace().collect::<Vec<_>>().join(", "))
 }
 

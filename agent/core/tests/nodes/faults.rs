@@ -1,4 +1,6 @@
 //! The catalogue's faults, made on any node: what they are called when found, and whether they can be mended or only contained.
+//!
+//! Longer than most files: a catalogue: its rows are read beside each other.
 
 use super::{Node, uses};
 use crate::dice::Dice;
