@@ -138,13 +138,18 @@ pub fn saved_lines(text: &str) -> Vec<String> {
             if words.get(1) != Some(&"ACCEPT") {
                 lines.push(format!("{table} chain {}", words.join(" ").trim_end_matches(" -")));
             }
-        } else if line.contains("is incompatible") {
+        } else if is_cut(line) {
             lines.push(line.trim_start_matches("# ").to_owned());
         } else if line.starts_with("-A ") {
             lines.push(format!("{table} {line}"));
         }
     }
     lines
+}
+
+/// Whether iptables-save left something out that only nft can show.
+pub fn is_cut(dump: &str) -> bool {
+    dump.lines().any(|line| line.starts_with('#') && line.contains("incompatible"))
 }
 
 /// Tables, chains and rules of a ruleset; a base chain that is empty and accepts, and a table of nothing else, are left out.

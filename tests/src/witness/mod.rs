@@ -26,7 +26,7 @@ use serde_json::Value;
 
 pub use self::diff::{Change, Difference, count, diff};
 use self::lines::{
-    link_line, nft_lines, plain_line, process_lines, route_line, rule_line, saved_lines,
+    is_cut, link_line, nft_lines, plain_line, process_lines, route_line, rule_line, saved_lines,
 };
 use crate::{error::Result, faults::Place};
 
@@ -191,9 +191,10 @@ impl Snapshot {
         self.put(kind, source, lines, read && parsed.is_some());
     }
 
-    /// A dump of iptables-save. One that says a table is incompatible has been cut short and says so here too.
+    /// A dump of iptables-save. One that says a table is incompatible has been cut short and says so here too: depending on the
+    /// rule of nft's own that it meets, iptables ends with an error or, having left out the table, well.
     fn saved(&mut self, source: &str, text: &str, read: bool) {
-        self.put(Kind::Chains, source, saved_lines(text), read);
+        self.put(Kind::Chains, source, saved_lines(text), read && !is_cut(text));
     }
 
     /// A ruleset of `nft -j`.
@@ -201,5 +202,22 @@ impl Snapshot {
         let parsed: Value = serde_json::from_str(text).unwrap_or_default();
         let objects = parsed["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
         self.put(Kind::Chains, "nft", nft_lines(objects), true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_that_leaves_out_a_table_and_ends_well_was_not_read_whole() {
+        let mut seen = Snapshot::default();
+        seen.saved("ip6tables-nft", "# Table `mangle' is incompatible, use 'nft' tool.\n", true);
+        seen.saved("iptables-nft", "*mangle\n:X - [0:0]\nCOMMIT\n", true);
+        let cut = |source: &str| {
+            seen.parts[source].lines.iter().any(|l| l.contains("could not be read whole"))
+        };
+        assert!(cut("ip6tables-nft"));
+        assert!(!cut("iptables-nft"));
     }
 }
