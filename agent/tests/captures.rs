@@ -154,7 +154,7 @@ fn the_parsers_give_exactly_the_golden_observation() {
         let golden = golden(&capture);
         let ours = Observation {
             rules: [rules(&capture, 4), rules(&capture, 6)].concat(),
-            routes: [routes(&capture, 4), routes(&capture, 6)].concat(),
+            routes: [routes(&capture, 4), routes(&capture, 6)].concat().into(),
             netfilter: netfilter(&capture),
             ..golden.clone()
         };

@@ -94,6 +94,58 @@ fn ten_thousand_routes_are_read_in_time_and_none_is_missing() {
     });
 }
 
+#[test]
+fn routes_that_have_not_changed_are_not_read_again_and_those_that_have_are() {
+    alone(async || {
+        node();
+        let lines =
+            (0..2_000).map(|n| format!("route add 172.16.{}.{} dev eth0\n", n / 256, n % 256));
+        batch(&lines.collect::<String>());
+        let kernel = Kernel::open().unwrap();
+        let look = async || {
+            let names = kernel.names().await.unwrap();
+            let (known, anew) = (
+                kernel.bare_routes(&names).await.unwrap(),
+                Kernel::open().unwrap().bare_routes(&names).await.unwrap(),
+            );
+            assert!(known == anew, "what is remembered is what a first look sees");
+            known
+        };
+        let first = look().await;
+        assert!(first.is_one_with(&look().await), "nothing has changed");
+        ip("route del 172.16.3.7");
+        ip("route add 172.16.200.1 dev eth0");
+        ip("-6 route add 2001:db8:7::/48 dev eth0");
+        let second = look().await;
+        assert_eq!(second.len(), first.len() + 1);
+        assert!(!second.iter().any(|r| r.dst == "172.16.3.7/32".parse().unwrap()));
+        ip("route replace 172.16.200.1 dev eth0 src 192.168.2.80");
+        assert_ne!(look().await, second, "the same destination, another source");
+        ip("route flush root 172.16.0.0/16");
+        assert!(look().await.len() + 1_900 < first.len());
+    });
+}
+
+#[test]
+fn a_device_that_gets_another_name_has_its_routes_by_that_name_at_once() {
+    alone(async || {
+        ip("link add wan0 type bridge");
+        ip("link set wan0 up");
+        ip("route add 10.9.0.0/16 dev wan0");
+        let kernel = Kernel::open().unwrap();
+        let dev = async || {
+            let names = kernel.names().await.unwrap();
+            let routes = kernel.bare_routes(&names).await.unwrap();
+            let route = routes.iter().find(|r| r.dst.to_string() == "10.9.0.0/16").unwrap();
+            route.dev().map(ToOwned::to_owned)
+        };
+        assert_eq!(dev().await.as_deref(), Some("wan0"));
+        // Renaming one that is up keeps its routes, and the kernel's messages of them are the same bytes.
+        ip("link set wan0 name wan7");
+        assert_eq!(dev().await.as_deref(), Some("wan7"));
+    });
+}
+
 /// Looks at rules 1000 to `last` while others come and go, and says how many looks missed one.
 async fn missed(last: u32, looks: usize) -> usize {
     let add = |pref: u32| format!("rule add pref {pref} lookup 52\n");

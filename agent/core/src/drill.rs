@@ -174,9 +174,9 @@ pub fn captor(target: &Expected, ground: Ground<'_>) -> Result<(Rule, Route), St
     let mut rules = fib::without_ours(ground.rules);
     rules.retain(|r| !is_rule(r));
     rules.push(rule.clone());
-    let routes: Vec<Route> = ground.routes.iter().chain([&route]).cloned().collect();
     let asked = flow(target, &ground.base.cluster);
-    let answer = fib::lookup(&rules, &routes, &asked);
+    let routes: [&[Route]; 2] = [ground.routes, core::slice::from_ref(&route)];
+    let answer = fib::lookup_in(&rules, &routes, &asked);
     if matches!(answer, Answer::Refused { table: Some(TABLE), .. }) {
         return Ok((rule, route));
     }

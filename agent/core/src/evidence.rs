@@ -138,12 +138,7 @@ impl<'a> Evidence<'a> {
                 .filter(|b| !rules.iter().any(|r| same_rule(r, b)))
                 .cloned()
                 .collect(),
-            missing_routes: base
-                .routes
-                .iter()
-                .filter(|b| !seen.routes.iter().any(|r| same_route(r, b)))
-                .cloned()
-                .collect(),
+            missing_routes: missing_routes(base, seen).into_iter().cloned().collect(),
             rules,
         };
         e.api = Calls {
@@ -218,13 +213,13 @@ impl<'a> Evidence<'a> {
         let flow = self.flow(&expected);
         let answer = fib::lookup(&self.rules, &self.seen.routes, &flow);
         let right = fib::same(&answer, &path);
-        let again = |routes: &[Route]| {
+        let again = |routes: &[&[Route]]| {
             let rules = [self.rules.as_slice(), &self.missing_rules].concat();
-            !right && fib::same(&fib::lookup(&rules, routes, &flow), &path)
+            !right && fib::same(&fib::lookup_in(&rules, routes, &flow), &path)
         };
         // What is missing goes behind what is there: an object in the place of a healthy one is somebody's, and no gap.
-        let behind = [self.seen.routes.as_slice(), &self.missing_routes].concat();
-        let before = [self.missing_routes.as_slice(), &self.seen.routes].concat();
+        let behind: [&[Route]; 2] = [&self.seen.routes, &self.missing_routes];
+        let before: [&[Route]; 2] = [&self.missing_routes, &self.seen.routes];
         let lost = again(&behind) || (!right && self.is_without_device(&answer, &path.dev));
         let into_tunnel = matches!(&answer, Answer::Leaves { dev, .. } if self.is_tunnel(dev));
         let replaced = !lost && !into_tunnel && again(&before);
@@ -363,6 +358,12 @@ pub fn same_route(a: &Route, b: &Route) -> bool {
         && a.metric == b.metric
         && a.hops.len() == b.hops.len()
         && a.hops.iter().zip(&b.hops).all(|(a, b)| a.dev == b.dev && a.via == b.via)
+}
+
+/// Routes of the baseline's `main` that are not there.
+pub fn missing_routes<'a>(base: &'a Baseline, seen: &'a Observation) -> Vec<&'a Route> {
+    let main = seen.routes.iter().filter(|r| r.table == TABLE_MAIN);
+    fib::lacking(&base.routes, main, same_route)
 }
 
 /// The best default route of `main` that is there now.

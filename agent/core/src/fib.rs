@@ -133,6 +133,11 @@ fn iif_matches(rule: Option<&str>, flow: Option<&str>) -> bool {
 
 /// Looks up a flow.
 pub fn lookup(rules: &[Rule], routes: &[Route], flow: &Flow) -> Answer {
+    lookup_in(rules, &[routes], flow)
+}
+
+/// Looks up a flow in several lists of routes, as if they were one: with 100 000 routes nothing is joined for a question.
+pub fn lookup_in(rules: &[Rule], routes: &[&[Route]], flow: &Flow) -> Answer {
     let mut order: Vec<&Rule> = rules.iter().filter(|r| r.family == Family::of(flow.dst)).collect();
     // A stable sort keeps the kernel's order among equals.
     order.sort_by_key(|r| r.pref);
@@ -165,8 +170,8 @@ pub fn lookup(rules: &[Rule], routes: &[Route], flow: &Flow) -> Answer {
     Answer::NoRoute
 }
 
-fn in_table(routes: &[Route], table: u32, rule: &Rule, dst: IpAddr) -> Option<Answer> {
-    let best = best(routes, table, rule.family, dst)?;
+fn in_table(routes: &[&[Route]], table: u32, rule: &Rule, dst: IpAddr) -> Option<Answer> {
+    let best = best_in(routes, table, rule.family, dst)?;
     match best.kind {
         RouteKind::Throw => return None,
         // Refusals are errors to the kernel, and `suppress_prefixlength` is asked about answers only.
@@ -196,6 +201,15 @@ fn in_table(routes: &[Route], table: u32, rule: &Rule, dst: IpAddr) -> Option<An
 
 /// The route of a table that answers for an address: longest prefix, then lowest metric, then the one that was there first.
 pub fn best(routes: &[Route], table: u32, family: Family, dst: IpAddr) -> Option<&Route> {
+    best_in(&[routes], table, family, dst)
+}
+
+fn best_in<'a>(
+    routes: &[&'a [Route]],
+    table: u32,
+    family: Family,
+    dst: IpAddr,
+) -> Option<&'a Route> {
     let usable = |r: &&Route| {
         r.table == table
             && r.family == family
@@ -203,10 +217,29 @@ pub fn best(routes: &[Route], table: u32, family: Family, dst: IpAddr) -> Option
             && (r.kind != RouteKind::Unicast || r.hops.iter().any(|h| !h.dead))
     };
     // `min_by` gives the first of equals, as the kernel's list does; `max_by` would give the last.
-    routes
-        .iter()
-        .filter(usable)
-        .min_by(|a, b| b.dst.len().cmp(&a.dst.len()).then(a.metric.cmp(&b.metric)))
+    let all = routes.iter().flat_map(|list| list.iter());
+    all.filter(usable).min_by(|a, b| b.dst.len().cmp(&a.dst.len()).then(a.metric.cmp(&b.metric)))
+}
+
+/// Those of `wanted` of which `there` has none that is the same; what is the same has one family, table, destination and metric.
+///
+/// A node of a cluster of 5 000 has as many routes, and all are compared at each look: the longer list is sorted, not searched
+/// once for each of the other.
+pub fn lacking<'a>(
+    wanted: impl IntoIterator<Item = &'a Route>,
+    there: impl IntoIterator<Item = &'a Route>,
+    same: impl Fn(&Route, &Route) -> bool,
+) -> Vec<&'a Route> {
+    let key = |r: &Route| (r.family, r.table, r.dst, r.metric);
+    let mut there: Vec<&Route> = there.into_iter().collect();
+    // A stable sort is quick over what comes in order, as the kernel's dumps mostly do.
+    there.sort_by_key(|r| key(r));
+    let is_there = |w: &Route| {
+        let from = there.partition_point(|r| key(r) < key(w));
+        let alike = there.iter().skip(from).take_while(|r| key(r) == key(w));
+        { alike }.any(|r| same(r, w))
+    };
+    wanted.into_iter().filter(|w| !is_there(w)).collect()
 }
 
 /// Is this answer the healthy path?

@@ -357,8 +357,7 @@ fn mirror(from: &[Route], links: &[Link]) -> Vec<Route> {
 /// What has to change so that what is there of ours is what is wanted.
 pub fn changes(rules: &[Rule], routes: &[Route], wanted: &Wanted) -> Changes {
     let ours: Vec<&Rule> = rules.iter().filter(|r| fib::is_ours(r)).collect();
-    let mirror: Vec<&Route> =
-        routes.iter().filter(|r| r.table == TABLE_MIRROR && r.protocol == PROTOCOL).collect();
+    let mirror = || routes.iter().filter(|r| r.table == TABLE_MIRROR && r.protocol == PROTOCOL);
     // What the kernel reports of a next hop's state is not part of a route's identity.
     let is = |a: &Route, b: &Route| {
         a.family == b.family
@@ -369,22 +368,13 @@ pub fn changes(rules: &[Rule], routes: &[Route], wanted: &Wanted) -> Changes {
             && a.src == b.src
     };
     Changes {
-        add_routes: wanted
-            .mirror
-            .iter()
-            .filter(|w| !mirror.iter().any(|m| is(m, w)))
-            .cloned()
-            .collect(),
+        add_routes: fib::lacking(&wanted.mirror, mirror(), is).into_iter().cloned().collect(),
         add_rules: wanted.rules.iter().filter(|w| !ours.contains(w)).cloned().collect(),
         delete_rules: ours
             .iter()
             .filter(|o| !wanted.rules.contains(o))
             .map(|o| (*o).clone())
             .collect(),
-        delete_routes: mirror
-            .iter()
-            .filter(|m| !wanted.mirror.iter().any(|w| is(m, w)))
-            .map(|m| (*m).clone())
-            .collect(),
+        delete_routes: fib::lacking(mirror(), &wanted.mirror, is).into_iter().cloned().collect(),
     }
 }

@@ -16,6 +16,7 @@ mod netfilter;
 mod programs;
 mod routes;
 mod rules;
+mod shared;
 mod xfrm;
 
 pub use answers::{Fate, Lease, Lookup, Probe, Reach, Socket, Through};
@@ -24,6 +25,7 @@ pub use netfilter::{Backend, Chain, Dialect, NfRule, NfTable};
 pub use programs::{HostPorts, Netns, Process, Unit};
 pub use routes::{Hop, Route, RouteKind, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 pub use rules::{Action, Mark, Rule};
+pub use shared::Shared;
 pub use xfrm::{Direction, XfrmPolicy, decides};
 
 /// Everything one look brought in.
@@ -41,7 +43,7 @@ pub struct Observation {
     /// Policy rules of both families, in the kernel's order.
     pub rules: Vec<Rule>,
     /// Routes of all tables of both families.
-    pub routes: Vec<Route>,
+    pub routes: Shared<Route>,
     /// Netfilter tables by backend and family.
     pub netfilter: Vec<NfTable>,
     /// Tables of nftables' `inet` family, which is of both: firewalld's, a VPN's. They are seen and named, and never acted upon,

@@ -17,7 +17,7 @@
 //! Doing this twice is doing it once, and when nobody has written anything the table is exactly as it was. A chain whose
 //! owner has dropped it meanwhile comes back without anybody leading into it; kube-proxy clears those at its next full sync.
 
-use crate::observation::{Chain, Dialect, NfRule, NfTable};
+use crate::observation::{Chain, Dialect, NfRule, NfTable, Shared};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -43,7 +43,7 @@ pub fn is_flushed(table: &NfTable) -> bool {
 /// The table as it is to be: what was, under what others have written since.
 pub fn refill(was: &NfTable, now: Option<&NfTable>) -> NfTable {
     let Some(now) = now else { return was.clone() };
-    let mut out = NfTable { chains: Vec::new(), rules: Vec::new(), ..was.clone() };
+    let mut out = NfTable { chains: Shared::default(), rules: Shared::default(), ..was.clone() };
     let find = |t: &'_ NfTable, name: &str| t.chains.iter().find(|c| c.name == name).cloned();
     let names = was.chains.iter().chain(&now.chains).map(|c| &c.name);
     for name in names {
@@ -213,6 +213,6 @@ mod tests {
         assert!(is_flushed(&now));
         assert_eq!(refill(&was, Some(&now)).rules, was.rules);
         let theirs = nft(table(&[("in", None)], &[("in", "accept")]));
-        assert_eq!(refill(&was, Some(&theirs)).rules, vec![theirs.rules[0].clone()]);
+        assert_eq!(refill(&was, Some(&theirs)).rules, vec![theirs.rules[0].clone()].into());
     }
 }

@@ -105,7 +105,8 @@ fn sick() -> Node {
             route(52, "0.0.0.0/0", Some("tailscale0")),
             route(52, "127.0.0.0/8", None),
             route(254, "192.168.2.0/24", Some("eth0")),
-        ],
+        ]
+        .into(),
         ..Observation::default()
     };
     seen.rules.sort();
@@ -132,7 +133,8 @@ fn sick() -> Node {
         chains: vec![
             Chain { name: "INPUT".into(), policy: Some("ACCEPT".into()), hook: None },
             Chain { name: "ts-input".into(), policy: None, hook: None },
-        ],
+        ]
+        .into(),
         rules: vec![
             NfRule { chain: "INPUT".into(), spec: "-j ts-input".into(), handle: None },
             NfRule { chain: "INPUT".into(), spec: "-j KUBE-FIREWALL".into(), handle: None },
@@ -141,7 +143,8 @@ fn sick() -> Node {
                 spec: "-i tailscale0 -j ACCEPT".into(),
                 handle: None,
             },
-        ],
+        ]
+        .into(),
     });
     seen.sysctls.insert("net.ipv4.conf.all.src_valid_mark".into(), "1".into());
     seen.resolv =
@@ -238,7 +241,7 @@ fn foreign_is_untouched(before: &Node, after: &Node) {
         n.seen
             .netfilter
             .iter()
-            .flat_map(|t| t.rules.clone())
+            .flat_map(|t| t.rules.to_vec())
             .filter(|r| !r.spec.contains("ts-") && r.chain != "ts-input")
             .collect::<Vec<_>>()
     };

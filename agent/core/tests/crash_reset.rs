@@ -42,13 +42,15 @@ fn table(backend: Backend, family: Family, name: &str, policy: &str) -> NfTable 
             chain("OUTPUT", Some(policy)),
             chain("KUBE-SERVICES", None),
             chain("CNI-DN-1", None),
-        ],
+        ]
+        .into(),
         rules: vec![
             rule("OUTPUT", "-d 192.168.2.10/32 -j DROP"),
             rule("OUTPUT", "-j KUBE-SERVICES"),
             rule("KUBE-SERVICES", "-d 10.43.0.1/32 -j ACCEPT"),
             rule("CNI-DN-1", "-p tcp -j DNAT --to-destination 10.42.0.7:80"),
-        ],
+        ]
+        .into(),
     }
 }
 

@@ -37,7 +37,7 @@ fn look(more: &str) -> Observation {
 
 fn base(seen: &Observation) -> Baseline {
     let rules = look("").rules;
-    Baseline { rules, routes: seen.routes.clone(), ..Baseline::default() }
+    Baseline { rules, routes: seen.routes.to_vec(), ..Baseline::default() }
 }
 
 fn ground<'a>(seen: &'a Observation, base: &'a Baseline) -> Ground<'a> {
@@ -180,7 +180,7 @@ fn the_real_guard_sees_nothing_of_it_and_it_nothing_of_the_real_guards_destinati
         text::read("rule 5270 lookup 52\nroute 52 default dev tun0 proto boot\n").unwrap();
     let with_both = [own, foreign.rules].concat();
     let mut routes = seen.routes.clone();
-    routes.extend(foreign.routes);
+    routes.extend(foreign.routes.to_vec());
     let real = guard::wanted(
         Tables { routes: &routes, ..tables(&seen, &with_both) },
         &known,
@@ -210,7 +210,7 @@ fn without_a_drill_under_way_all_of_it_goes_and_nothing_else() {
     seen.rules.extend(guards(&seen, &targets, Stand::Guard));
     // Somebody else's route in our number's table stays.
     let foreign = text::read("route 21301 10.9.0.0/16 dev eth0 proto boot\n").unwrap();
-    seen.routes.extend(foreign.routes.clone());
+    seen.routes.extend(foreign.routes.to_vec());
     assert_eq!(drill::of_drill(&seen.rules, &seen.routes).len(), 6);
     let changes = drill::changes(&seen.rules, &seen.routes, &[], false);
     assert!(changes.add_rules.is_empty() && changes.add_routes.is_empty());
@@ -219,7 +219,7 @@ fn without_a_drill_under_way_all_of_it_goes_and_nothing_else() {
     seen.routes.retain(|r| !changes.delete_routes.contains(r));
     let before = look("");
     assert_eq!(seen.rules, before.rules);
-    assert_eq!(seen.routes, [before.routes, foreign.routes].concat());
+    assert_eq!(seen.routes, [before.routes.to_vec(), foreign.routes.to_vec()].concat().into());
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn a_tool_without_preferences_that_lands_in_front_is_overtaken_again_and_again()
     let mut seen = look(&[HEALTHY, TAILSCALE]);
     let wanted = judge(&seen, Stand::Guard);
     apply(&mut seen, &wanted);
-    seen.routes.extend(look(&["route 51820 default dev wg0 proto boot\n"]).routes);
+    seen.routes.extend(look(&["route 51820 default dev wg0 proto boot\n"]).routes.to_vec());
     let capture = look(&["rule 9 not fwmark 0xca6c lookup 51820\n"]).rules.remove(0);
     for round in 0..50 {
         without_pref(&mut seen, capture.clone());

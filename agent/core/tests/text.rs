@@ -164,8 +164,8 @@ fn nf_table() -> impl Strategy<Value = NfTable> {
             family,
             name,
             dialect,
-            chains,
-            rules,
+            chains: chains.into(),
+            rules: rules.into(),
         })
 }
 
@@ -317,7 +317,7 @@ fn tables() -> impl Strategy<Value = Observation> {
                     links,
                     addrs,
                     rules,
-                    routes,
+                    routes: routes.into(),
                     netfilter,
                     inet,
                     processes,

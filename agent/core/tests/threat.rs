@@ -32,7 +32,7 @@ fn the_guard_stands_before_the_route_that_captures_comes() {
     assert!(wanted.guarded && wanted.captors[0].contains("precaution"), "{wanted:?}");
     apply(&mut seen, &wanted);
     let route: String = "route 52 default dev tailscale0 proto boot\n".into();
-    seen.routes.extend(text::read(&route).unwrap().routes);
+    seen.routes.extend(text::read(&route).unwrap().routes.to_vec());
     assert_eq!(leaves(&seen, "203.0.113.10", 0), "eth0", "not one packet is lost");
     assert_eq!(leaves(&seen, "203.0.113.10", 0x1000), "tailscale0");
 }

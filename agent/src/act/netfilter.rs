@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use lifeline_core::engine::Failure;
 use lifeline_core::net::Family;
-use lifeline_core::observation::{Backend, Chain, Dialect, NfRule, NfTable};
+use lifeline_core::observation::{Backend, Chain, Dialect, NfRule, NfTable, Shared};
 use lifeline_core::op::{PlacedRule, Seen};
 
 use super::{blocking, chain, lasting, passing};
@@ -164,8 +164,8 @@ impl Target<'_> {
             family: self.family,
             name: self.table.to_owned(),
             dialect: self.dialect,
-            chains: Vec::new(),
-            rules: Vec::new(),
+            chains: Shared::default(),
+            rules: Shared::default(),
         }))
     }
 

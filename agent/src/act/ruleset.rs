@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lifeline_core::engine::Failure;
 use lifeline_core::net::Family;
-use lifeline_core::observation::{Backend, Chain, Dialect, NfTable};
+use lifeline_core::observation::{Backend, Chain, Dialect, NfTable, Shared};
 use lifeline_core::op::Seen;
 use lifeline_core::ruleset::{is_base, is_flushed, is_refilled, refill, rules_of};
 
@@ -99,8 +99,11 @@ pub async fn put_back(was: &NfTable, locks: &Locks) -> Result<(), Failure> {
     if is_refilled(was, table.as_ref()) {
         return Ok(());
     }
-    let now =
-        table.unwrap_or_else(|| NfTable { chains: Vec::new(), rules: Vec::new(), ..was.clone() });
+    let now = table.unwrap_or_else(|| NfTable {
+        chains: Shared::default(),
+        rules: Shared::default(),
+        ..was.clone()
+    });
     let script = refill_script(was, &now);
     lock.apply(which, &what, &script, true).await?;
     lock.apply(which, &what, &script, false).await
@@ -190,7 +193,7 @@ fn emptied(table: &NfTable) -> NfTable {
         |c: &Chain| Chain { policy: c.policy.as_ref().map(|_| "ACCEPT".to_owned()), ..c.clone() };
     NfTable {
         chains: table.chains.iter().filter(|c| is_base(c)).map(open).collect(),
-        rules: Vec::new(),
+        rules: Shared::default(),
         ..table.clone()
     }
 }
@@ -299,8 +302,9 @@ mod tests {
             chains: vec![
                 chain("INPUT", Some("DROP"), Some("type filter hook input priority 0")),
                 chain("mine", None, None),
-            ],
-            rules: vec![rule("INPUT", "goto mine"), rule("mine", "accept")],
+            ]
+            .into(),
+            rules: vec![rule("INPUT", "goto mine"), rule("mine", "accept")].into(),
         }
     }
 
@@ -324,7 +328,7 @@ mod tests {
             "-N mine\n-F INPUT\n-A INPUT goto mine\n-A mine accept\n:INPUT DROP [0:0]\n"
         );
         let was = table(Dialect::Nft);
-        let none = NfTable { chains: vec![], rules: vec![], ..was.clone() };
+        let none = NfTable { chains: Shared::default(), rules: Shared::default(), ..was.clone() };
         assert_eq!(
             refill_script(&was, &none),
             "add table ip filter\ncreate chain ip filter INPUT { type filter hook input priority 0; }\n\

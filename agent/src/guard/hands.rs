@@ -5,8 +5,7 @@ use lifeline_core::drill;
 use lifeline_core::fib::PROTOCOL;
 use lifeline_core::guard::Changes;
 use lifeline_core::net::Family;
-use lifeline_core::observation::{Addr, Link, Route, RouteKind, Rule, TABLE_MAIN};
-use rtnetlink::packet_route::route::RouteMessage;
+use lifeline_core::observation::{Addr, Link, Route, RouteKind, Rule, Shared, TABLE_MAIN};
 
 /// Links, addresses, rules and routes: all a guard is judged by.
 pub struct Quick {
@@ -14,12 +13,10 @@ pub struct Quick {
     pub rules: Vec<Rule>,
     /// A drill's.
     pub drill: Vec<Rule>,
-    pub routes: Vec<Route>,
+    pub routes: Shared<Route>,
     pub links: Vec<Link>,
     pub addrs: Vec<Addr>,
     names: LinkNames,
-    /// Our own routes, each with the message it came in.
-    own: Vec<(Route, RouteMessage)>,
 }
 
 impl Quick {
@@ -32,13 +29,8 @@ impl Quick {
             rules.extend(kernel.rules(family).await?.into_iter().map(|(r, _)| r));
         }
         let drill = rules.extract_if(.., |r| drill::is_rule(r)).collect();
-        let ours = |r: &Route| [PROTOCOL, drill::PROTOCOL].contains(&r.protocol);
-        let (mut routes, mut own) = (Vec::new(), Vec::new());
-        for (route, message) in kernel.routes_with(&names, ours).await? {
-            own.extend(message.map(|m| (route.clone(), *m)));
-            routes.push(route);
-        }
-        Ok(Self { rules, drill, routes, links, addrs, names, own })
+        let routes = kernel.bare_routes(&names).await?;
+        Ok(Self { rules, drill, routes, links, addrs, names })
     }
 
     /// Unicast routes of `main`.
@@ -64,10 +56,14 @@ pub async fn apply(kernel: &Kernel, quick: &Quick, changes: &Changes) -> Result<
     for rule in &changes.delete_rules {
         delete(kernel, rule).await?;
     }
-    for route in &changes.delete_routes {
-        if let Some((_, message)) = quick.own.iter().find(|(r, _)| r == route) {
-            kernel.delete_route(message.clone()).await?;
-        }
+    if changes.delete_routes.is_empty() {
+        return Ok(());
+    }
+    // Each by the message it comes in.
+    for (_, message) in
+        kernel.routes_with(&quick.names, |r| changes.delete_routes.contains(r)).await?
+    {
+        kernel.delete_route(message).await?;
     }
     Ok(())
 }

@@ -273,7 +273,9 @@ impl Look {
         seen.routes = netlinked(Sense::Routes, self.kernel.bare_routes(&names)).await.unpack(gaps);
         // A drill is nobody's fault: it is neither judged nor learnt.
         seen.rules.retain(|r| !drill::is_rule(r));
-        seen.routes.retain(|r| !drill::is_route(r));
+        if seen.routes.iter().any(drill::is_route) {
+            seen.routes.retain(|r| !drill::is_route(r));
+        }
         seen
     }
 

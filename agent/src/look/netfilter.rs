@@ -5,7 +5,7 @@ use crate::netfilter::{ReadError, read_all, read_inet};
 use crate::netlink::nft_generation;
 use lifeline_core::net::Family;
 use lifeline_core::observation::{Backend, Gap, NfTable, Sense};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -42,12 +42,14 @@ impl Netfilter {
 
     async fn nft(&self, limit: Duration) -> Seen<Tables> {
         let before = nft_generation().await.ok().flatten();
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let (Some(now), Some((then, tables))) = (before, known)
-            && now == then
+        if let (Some(now), Some((then, tables))) = (before, self.known().as_ref())
+            && now == *then
         {
-            return Seen::whole(tables);
+            // The lists in them are shared, not copied.
+            return Seen::whole(tables.clone());
         }
+        // What is not so any more makes room for what is.
+        *self.known() = None;
         let (nft4, nft6, inet) = tokio::join!(
             one(Sense::Nft4, limit, read_all(Backend::Nft, Family::V4)),
             one(Sense::Nft6, limit, read_all(Backend::Nft, Family::V6)),
@@ -62,8 +64,12 @@ impl Netfilter {
         let kept = before
             .filter(|_| before == after && gaps.is_empty())
             .map(|generation| (generation, found.clone()));
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        *self.known() = kept;
         Seen { found, gaps }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(u32, Tables)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

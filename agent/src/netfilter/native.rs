@@ -1,7 +1,7 @@
 //! The language of `nft list`, read whole or not at all.
 
 use lifeline_core::net::Family;
-use lifeline_core::observation::{Backend, Chain, Dialect, NfRule, NfTable};
+use lifeline_core::observation::{Backend, Chain, Dialect, NfRule, NfTable, Shared};
 
 use super::{INET, ReadError, nft_family};
 
@@ -40,8 +40,8 @@ fn parse(text: &str, wanted: &str, family: Family) -> Result<Vec<NfTable>, ReadE
             family,
             name: name.to_owned(),
             dialect: Dialect::Nft,
-            chains: Vec::new(),
-            rules: Vec::new(),
+            chains: Shared::default(),
+            rules: Shared::default(),
         };
         loop {
             let line = lines.next().ok_or_else(|| bad(name, "cut short in table"))?;

@@ -1,7 +1,7 @@
 //! The language of `iptables-save`, read whole or not at all.
 
 use lifeline_core::net::Family;
-use lifeline_core::observation::{Backend, Chain, Dialect, NfRule, NfTable};
+use lifeline_core::observation::{Backend, Chain, Dialect, NfRule, NfTable, Shared};
 
 use super::ReadError;
 
@@ -23,8 +23,8 @@ pub fn parse_save(text: &str, backend: Backend, family: Family) -> Result<Vec<Nf
                 family,
                 name: name.trim().to_owned(),
                 dialect: Dialect::Iptables,
-                chains: Vec::new(),
-                rules: Vec::new(),
+                chains: Shared::default(),
+                rules: Shared::default(),
             });
         } else if let Some(comment) = line.strip_prefix('#') {
             // "Table `mangle' is incompatible", or "contains incompatible base-chains", which are then left out with all

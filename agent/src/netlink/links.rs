@@ -22,7 +22,7 @@ const ENODEV: i32 = 19;
 const EADDRNOTAVAIL: i32 = 99;
 
 /// Device names by index and the reverse, of one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkNames {
     names: HashMap<u32, String>,
     indices: HashMap<String, u32>,

@@ -3,6 +3,7 @@
 //! Every call has a deadline. A dump that does not end properly is an error and never a shorter list. Nothing here decides
 //! what is right.
 
+mod dump;
 mod events;
 #[cfg(test)]
 mod fuzzed;
@@ -15,7 +16,7 @@ mod sockets;
 mod wire;
 mod xfrm;
 
-use events::Watch;
+use dump::Known;
 pub use events::{Events, Hint};
 pub use links::LinkNames;
 pub use nftables::{inet_tables, nft_generation, nft_tables};
@@ -25,20 +26,14 @@ pub use sockets::TcpSocket;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
-use std::collections::HashMap;
-use std::hash::RandomState;
 use std::io;
 use std::num::NonZeroI32;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// How long one call may take; a dump of 100 000 routes takes about 0.2 s.
 const LIMIT: Duration = Duration::from_secs(2);
-/// A dump this small comes in one datagram, which the kernel fills in one go; larger ones are not of one moment. (It fills up
-/// to 32 KiB for a reader who has shown a buffer of that size before: see [`wire::converse`].)
-const ONE_DATAGRAM: usize = 30_000;
-/// How often a larger dump that was disturbed is done again.
-const ROUNDS: usize = 4;
 const EBUSY: i32 = 16;
 const EEXIST: i32 = 17;
 
@@ -136,6 +131,8 @@ pub enum Deleted {
 #[derive(Clone, Debug)]
 pub struct Kernel {
     handle: rtnetlink::Handle,
+    /// What the last look read, for whoever looks next: the judge and the guard hold one list.
+    remembered: Arc<Mutex<routes::Remembered>>,
 }
 
 impl Kernel {
@@ -150,58 +147,19 @@ impl Kernel {
         widen(&socket, 1 << 20);
         let (connection, handle, _) = rtnetlink::from_socket(socket);
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, remembered: Arc::default() })
     }
 
-    /// Dumps, and again while something changes meanwhile, because a dump of several datagrams passes entries over while others
-    /// come and go, and no flag says so (field guide K4). That something changed is told by the kernel's own events. When it
-    /// never rests, what any of the dumps saw counts as there: under churn absence cannot be known, and a flapping entry is
-    /// better seen than not.
-    ///
-    /// Only one list is ever held, and what differs from it.
-    async fn settled<T: PartialEq>(
+    /// Dumps what is not kept between looks.
+    async fn settled<T: PartialEq + Clone>(
         &self,
         what: &str,
         ask: RouteNetlinkMessage,
         pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
-        let late = |_| NetlinkError::Late { what: what.to_owned() };
-        let state = RandomState::new();
-        let watch = Watch::open()?;
-        let mut list: Vec<(u64, Option<T>)> = Vec::new();
-        let first = wire::dump(what, &ask, |raw| {
-            list.push((raw.mark(&state), pick(raw.read()?)));
-            Ok(())
-        });
-        let bytes = timeout(LIMIT, first).await.map_err(late)??;
-        let mut rounds = if bytes <= ONE_DATAGRAM || watch.is_calm() { 0 } else { ROUNDS };
-        while rounds > 0 {
-            rounds -= 1;
-            let (mut same, mut others) = (0, Vec::new());
-            let again = wire::dump(what, &ask, |raw| {
-                let mark = raw.mark(&state);
-                let known = list.get(same).filter(|_| others.is_empty());
-                if known.is_some_and(|(m, _)| *m == mark) {
-                    same += 1;
-                    return Ok(());
-                }
-                let entry = pick(raw.read()?);
-                if known.is_some_and(|(_, e)| *e == entry) {
-                    same += 1;
-                } else {
-                    others.push((mark, entry));
-                }
-                Ok(())
-            });
-            timeout(LIMIT, again).await.map_err(late)??;
-            let earlier = list.split_off(same);
-            if watch.is_calm() {
-                list.append(&mut others);
-                break;
-            }
-            list.extend(union(earlier, others));
-        }
-        Ok(list.into_iter().filter_map(|(_, entry)| entry).collect())
+        let mut dump = Known::default();
+        dump.renew(&[(what.to_owned(), ask)], pick).await?;
+        Ok(dump.into_entries())
     }
 
     /// A write, under its deadline.
@@ -220,32 +178,6 @@ impl Kernel {
     }
 }
 
-/// What either list holds: `later` in its order, and behind each of its entries those of `earlier` that followed it.
-fn union<T>(earlier: Vec<(u64, T)>, later: Vec<(u64, T)>) -> Vec<(u64, T)> {
-    let mut places: HashMap<u64, Vec<usize>> = HashMap::new();
-    for (at, (mark, _)) in later.iter().enumerate().rev() {
-        places.entry(*mark).or_default().push(at);
-    }
-    let (mut at, mut missing) = (0, Vec::new());
-    for entry in earlier {
-        match places.get_mut(&entry.0).and_then(Vec::pop) {
-            Some(found) => at = found + 1,
-            None => missing.push((at, entry)),
-        }
-    }
-    missing.sort_by_key(|(at, _)| *at);
-    let mut missing = missing.into_iter().peekable();
-    let mut all = Vec::new();
-    for (at, entry) in later.into_iter().enumerate() {
-        while let Some((_, gone)) = missing.next_if(|(place, _)| *place <= at) {
-            all.push(gone);
-        }
-        all.push(entry);
-    }
-    all.extend(missing.map(|(_, gone)| gone));
-    all
-}
-
 /// The kernel's negative errno as an error.
 fn refused(what: &str, code: Option<NonZeroI32>) -> NetlinkError {
     let errno = code.map_or(0, |c| c.get().saturating_abs());
@@ -258,26 +190,5 @@ fn widen(socket: &TokioSocket, size: usize) {
     let forced = nix::sys::socket::setsockopt(inner, nix::sys::socket::sockopt::RcvBufForce, &size);
     if forced.is_err() {
         let _as_it_is = inner.set_rx_buf_sz(i32::try_from(size).unwrap_or(i32::MAX));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::union;
-
-    #[test]
-    fn what_either_dump_saw_counts_in_its_place() {
-        let pairs = |a: &[u64]| a.iter().map(|n| (*n, *n)).collect();
-        let union = |a: &[u64], b: &[u64]| -> Vec<u64> {
-            union(pairs(a), pairs(b)).into_iter().map(|(_, n)| n).collect()
-        };
-        assert_eq!(
-            union(&[0, 5210, 5270, 32766], &[0, 5210, 32766, 32767]),
-            [0, 5210, 5270, 32766, 32767]
-        );
-        assert_eq!(union(&[1, 2], &[]), [1, 2]);
-        assert_eq!(union(&[], &[1, 2]), [1, 2]);
-        assert_eq!(union(&[0, 32766, 32767], &[0, 32767]), [0, 32766, 32767]);
-        assert_eq!(union(&[7, 7, 7], &[7, 8]), [7, 7, 7, 8], "equal ones are counted");
     }
 }

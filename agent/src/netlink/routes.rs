@@ -1,10 +1,11 @@
 //! Routes of all tables: their messages read and written.
 
+use super::dump::{Ask, Known};
 use super::rules::address_family;
 use super::{Added, Deleted, EEXIST, Kernel, LinkNames, NetlinkError};
 use futures_util::StreamExt;
 use lifeline_core::net::{Family, Prefix};
-use lifeline_core::observation::{Hop, Route, RouteKind};
+use lifeline_core::observation::{Hop, Route, RouteKind, Shared};
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
@@ -14,6 +15,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::net::IpAddr;
+use std::sync::{MutexGuard, PoisonError};
 
 const ESRCH: i32 = 3;
 
@@ -26,18 +28,10 @@ impl Kernel {
         &self,
         names: &LinkNames,
     ) -> Result<Vec<(Route, RouteMessage)>, NetlinkError> {
-        self.all_routes(|m| (route_from(&m, names), m)).await
+        self.routes_with(names, |_| true).await
     }
 
-    /// The routes alone: with 100 000 of them their messages would take twice their room again.
-    ///
-    /// # Errors
-    /// As [`Self::routes`].
-    pub async fn bare_routes(&self, names: &LinkNames) -> Result<Vec<Route>, NetlinkError> {
-        self.all_routes(|m| route_from(&m, names)).await
-    }
-
-    /// The routes, and the message of each that is kept by `keep`: who guards deletes its own alone, and looks every few seconds.
+    /// Those of them that `keep` says yes to: who guards deletes its own alone, and there may be 100 000 others.
     ///
     /// # Errors
     /// As [`Self::routes`].
@@ -45,38 +39,36 @@ impl Kernel {
         &self,
         names: &LinkNames,
         keep: impl Fn(&Route) -> bool,
-    ) -> Result<Vec<(Route, Option<Box<RouteMessage>>)>, NetlinkError> {
-        let make = |m: RouteMessage| {
-            let route = route_from(&m, names);
-            let message = keep(&route).then(|| Box::new(m));
-            (route, message)
+    ) -> Result<Vec<(Route, RouteMessage)>, NetlinkError> {
+        let pick = |m| {
+            let message = real(m)?;
+            let route = route_from(&message, names);
+            keep(&route).then_some((route, message))
         };
-        self.all_routes(make).await
+        let mut dump = Known::default();
+        dump.renew(&asks(), pick).await?;
+        Ok(dump.into_entries())
     }
 
-    async fn all_routes<T: PartialEq>(
-        &self,
-        make: impl Fn(RouteMessage) -> T,
-    ) -> Result<Vec<T>, NetlinkError> {
-        let mut all = Vec::new();
-        for family in Family::ALL {
-            // No strict check and nothing preset: the kernel would filter by it, and hide routes of other protocols.
-            let mut ask = RouteMessage::default();
-            ask.header.address_family = address_family(family);
-            let ask = RouteNetlinkMessage::GetRoute(ask);
-            let pick = |m| match m {
-                // Cached exceptions (path MTU, redirects) are no routes.
-                RouteNetlinkMessage::NewRoute(r)
-                    if !r.header.flags.contains(RouteFlags::Cloned) =>
-                {
-                    Some(make(r))
-                }
-                _ => None,
-            };
-            let what = format!("read routes{}", family.suffix());
-            all.append(&mut self.settled(&what, ask, pick).await?);
+    /// The routes alone. What is as it was at the last call is not read again, and the list is the same one then: of 100 000 each
+    /// copy takes some 24 MiB.
+    ///
+    /// # Errors
+    /// As [`Self::routes`].
+    pub async fn bare_routes(&self, names: &LinkNames) -> Result<Shared<Route>, NetlinkError> {
+        // Taken out, so that looks that overlap do not wait for each other: who finds nothing reads all.
+        let mut known = std::mem::take(&mut *self.remembered());
+        if known.names != *names {
+            known = Remembered { names: names.clone(), routes: Known::default() };
         }
-        Ok(all)
+        known.routes.renew(&asks(), |m| Some(route_from(&real(m)?, names))).await?;
+        let routes = known.routes.entries();
+        *self.remembered() = known;
+        Ok(routes)
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How much the kernel has learnt beside its routes: path MTUs and redirects, both families.
@@ -165,6 +157,33 @@ impl Kernel {
             Err(e) if e.errno() == Some(ESRCH) => Ok(Deleted::Absent),
             Err(e) => Err(e),
         }
+    }
+}
+
+/// The routes as of the last look, and the names that devices had then: a device's number may be given to another.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    names: LinkNames,
+    routes: Known<Route>,
+}
+
+/// The requests for the routes of both families.
+fn asks() -> [Ask; 2] {
+    Family::ALL.map(|family| {
+        // No strict check and nothing preset: the kernel would filter by it, and hide routes of other protocols.
+        let mut ask = RouteMessage::default();
+        ask.header.address_family = address_family(family);
+        (format!("read routes{}", family.suffix()), RouteNetlinkMessage::GetRoute(ask))
+    })
+}
+
+/// A message of a route. Cached exceptions (path MTU, redirects) are none.
+fn real(message: RouteNetlinkMessage) -> Option<RouteMessage> {
+    match message {
+        RouteNetlinkMessage::NewRoute(r) => {
+            (!r.header.flags.contains(RouteFlags::Cloned)).then_some(r)
+        }
+        _ => None,
     }
 }
 

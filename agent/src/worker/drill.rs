@@ -11,7 +11,7 @@ use crate::sight::chain;
 use lifeline_core::baseline::{Baseline, Expected};
 use lifeline_core::drill::{self, Call, Capture, Ground, Trial, Warning};
 use lifeline_core::net::Family;
-use lifeline_core::observation::{Fate, Route, Rule};
+use lifeline_core::observation::{Fate, Route, Rule, Shared};
 use lifeline_core::policy::Mode;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -127,7 +127,7 @@ async fn clear(worker: &Worker) {
 async fn tables(
     worker: &Worker,
     names: &LinkNames,
-) -> Result<(Vec<Rule>, Vec<Route>), NetlinkError> {
+) -> Result<(Vec<Rule>, Shared<Route>), NetlinkError> {
     let mut rules = Vec::new();
     for family in Family::ALL {
         rules.extend(worker.kernel.rules(family).await?.into_iter().map(|(rule, _)| rule));

@@ -2,7 +2,7 @@
 
 use super::Baseline;
 use super::learn::main;
-use crate::evidence::{same_route, same_rule};
+use crate::evidence::{missing_routes, same_route, same_rule};
 use crate::fib;
 use crate::observation::Observation;
 use alloc::format;
@@ -19,12 +19,12 @@ pub fn differences(base: &Baseline, seen: &Observation) -> Vec<String> {
     for r in rules.iter().filter(|r| !base.rules.iter().any(|b| same_rule(r, b))) {
         out.push(format!("new: {}", crate::text::rule_line(r)));
     }
-    for b in base.routes.iter().filter(|b| !seen.routes.iter().any(|r| same_route(r, b))) {
+    for b in missing_routes(base, seen) {
         out.push(format!("missing: {}", crate::text::route_line(b)));
     }
     let known = |d: &str| base.links.iter().any(|l| l.name == d);
     let ours = main(seen).filter(|r| r.dst.is_all() || r.dev().is_some_and(known));
-    for r in ours.filter(|r| !base.routes.iter().any(|b| same_route(r, b))) {
+    for r in fib::lacking(ours, &base.routes, same_route) {
         out.push(format!("new: {}", crate::text::route_line(r)));
     }
     for b in &base.links {

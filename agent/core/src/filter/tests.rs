@@ -26,7 +26,8 @@ fn table(dialect: Dialect, rules: &[(&str, &str)]) -> NfTable {
             chain("FORWARD", Some("type filter hook forward priority 0")),
             chain("OUTPUT", Some("type filter hook output priority 0")),
             chain("corp", None),
-        ],
+        ]
+        .into(),
         rules: rules
             .iter()
             .map(|(c, s)| NfRule { chain: (*c).into(), spec: (*s).into(), handle: None })

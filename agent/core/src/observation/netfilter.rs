@@ -1,8 +1,8 @@
 //! Netfilter tables, in the words of the tool that could read them.
 
+use super::Shared;
 use crate::net::Family;
 use alloc::string::String;
-use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Which of the kernel's two packet filters holds a table.
@@ -37,9 +37,9 @@ pub struct NfTable {
     /// Language of the rules.
     pub dialect: Dialect,
     /// Chains in order.
-    pub chains: Vec<Chain>,
+    pub chains: Shared<Chain>,
     /// Rules in order within each chain.
-    pub rules: Vec<NfRule>,
+    pub rules: Shared<NfRule>,
 }
 
 /// A chain.

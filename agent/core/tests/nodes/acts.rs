@@ -120,7 +120,7 @@ impl Node {
                     seen.routes.retain(|r| r.dev() != Some("flannel.1"));
                     seen.links.extend(overlay.links);
                     seen.addrs.extend(overlay.addrs);
-                    seen.routes.extend(overlay.routes);
+                    seen.routes.extend(overlay.routes.to_vec());
                     seen.fdb = overlay.fdb;
                 }
             }

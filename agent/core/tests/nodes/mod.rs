@@ -62,7 +62,7 @@ impl Node {
         seen.links.extend(more.links);
         seen.addrs.extend(more.addrs);
         seen.rules.extend(more.rules);
-        seen.routes.extend(more.routes);
+        seen.routes.extend(more.routes.to_vec());
         seen.processes.extend(more.processes);
         seen.netfilter.extend(more.netfilter);
         seen.fdb.extend(more.fdb);

@@ -48,7 +48,7 @@ pub fn baseline() -> Baseline {
     let seen = look(&[HEALTHY]);
     Baseline {
         rules: seen.rules.clone(),
-        routes: seen.routes,
+        routes: seen.routes.to_vec(),
         expected: vec![
             expected(Role::Api, "203.0.113.10", "203.0.113.10", "eth0", Some("192.168.2.1")),
             expected(Role::Gateway, "192.168.2.1", "192.168.2.1", "eth0", None),

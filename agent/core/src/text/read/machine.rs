@@ -22,7 +22,14 @@ pub(super) fn table(
     if native || w.is_done() {
         let dialect = if native { Dialect::Nft } else { Dialect::Iptables };
         let (chains, rules) = (Vec::new(), Vec::new());
-        tables.push(NfTable { backend, family, name, dialect, chains, rules });
+        tables.push(NfTable {
+            backend,
+            family,
+            name,
+            dialect,
+            chains: chains.into(),
+            rules: rules.into(),
+        });
         return Ok(());
     }
     let is_it = |t: &&mut NfTable| t.backend == backend && t.family == family && t.name == name;
