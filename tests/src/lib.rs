@@ -9,6 +9,7 @@ pub mod cargo;
 pub mod disk;
 pub mod error;
 pub mod faults;
+mod fetching;
 pub mod furniture;
 pub mod incident;
 pub mod lab;

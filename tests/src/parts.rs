@@ -105,7 +105,7 @@ pub(crate) fn install(progress: &Progress, names: &[&str], yes: bool) -> Result<
 fn apt(progress: &Progress, args: &[&str]) -> Result<()> {
     progress.say(format!("apt-get {}", args.join(" ")));
     let mut command = Command::new("apt-get");
-    command.args(["-q", "-o", "DPkg::Lock::Timeout=120"]).args(args);
+    command.args(["-q", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3"]).args(args);
     command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
     // apt writes to our stderr itself, not into a pipe of ours: killed with us, it would leave dpkg half configured.
     let doing = || format!("run apt-get {}", args.join(" "));

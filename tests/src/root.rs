@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Doing, LabError, Result};
 use crate::progress::Progress;
-use crate::run;
 use crate::state::Gear;
+use crate::{fetching, run};
 
 /// Raised when the way the root is made changes in a way the package list does not show.
 const FORMAT: u32 = 1;
@@ -78,7 +78,13 @@ pub fn ensure(gear: Gear, progress: &Progress) -> Result<PathBuf> {
         recipe.mirror
     ));
     let building = cache.join(format!("building-root-{}", recipe.key()));
-    build(&recipe, &building, progress)?;
+    fetching::patiently("debootstrap", progress, || {
+        // What a try has left half done is no beginning for the next.
+        if building.exists() {
+            fs::remove_dir_all(&building).doing(|| format!("remove {}", building.display()))?;
+        }
+        build(&recipe, &building, progress)
+    })?;
     fs::rename(&building, &root).doing(|| format!("move the root to {}", root.display()))?;
     progress.say(format!("the root is kept in {}", root.display()));
     Ok(root)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::{Doing, LabError, Result};
 use crate::progress::Progress;
-use crate::{parts, run};
+use crate::{fetching, parts, run};
 
 /// From here on Go fetches the release a module asks for by itself, as a module with a checksum.
 const OLDEST: Release = (1, 21);
@@ -47,7 +47,7 @@ pub fn ensure(wanted: &str, progress: &Progress, yes: bool) -> Result<PathBuf> {
         Choice::Fetch(go) => {
             let old = told(&seen);
             progress.say(format!("{old}: {} fetches Go {wanted}", go.display()));
-            fetch(&go, wanted)
+            fetching::patiently("fetching Go", progress, || fetch(&go, wanted))
         }
         Choice::Install | Choice::Nothing => Err(LabError::Missing {
             what: format!(

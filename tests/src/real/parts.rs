@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::go;
 use crate::error::{Doing, LabError, Result};
 use crate::progress::Progress;
-use crate::{root, run};
+use crate::{fetching, root, run};
 
 /// Raised when the way a part is built changes in a way its files do not show.
 const FORMAT: u32 = 1;
@@ -204,7 +204,8 @@ fn build(part: &Part, source: &Path, dir: &Path, go: &Path, progress: &Progress)
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let building = dir.with_file_name(format!("building-{name}"));
     fs::create_dir_all(&building).doing(|| format!("make {}", building.display()))?;
-    let total = packages(part, source, go)?;
+    let total =
+        fetching::patiently("fetching its modules", progress, || packages(part, source, go))?;
     let stamps: String = part.stamps.iter().map(|s| format!(" -X {s}={version}")).collect();
     // Tied to our life: when the lab is killed, the compiler does not go on alone.
     let mut command = Command::new("setpriv");
