@@ -177,6 +177,33 @@ fn a_lost_syn_and_a_lost_echo_are_tried_again_before_the_kernel_would() {
 }
 
 #[test]
+fn a_call_that_leaves_as_the_lifeline_does_has_all_its_time_before_it_is_said_to_be_dropped_here() {
+    alone(async || {
+        node();
+        ip("route add default via 192.168.2.1 dev eth0 table 21300");
+        ip("rule add pref 5099 fwmark 0x40/0x40 lookup 21300 protocol 213");
+        let ca = far();
+        let (_dir, places) = files(&ca, 6443);
+        let rule = "OUTPUT -p tcp --dport 6443 -m mark ! --mark 0x40/0x40 -j DROP";
+        let set = move |how: &str| {
+            let (ok, text) = output("iptables-nft", &format!("-w {how} {rule}"));
+            assert!(ok, "{text}");
+        };
+        // A bad line: for a second and a half every unmarked packet is lost, and no marked one.
+        set("-A");
+        let better = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(1_500));
+            set("-D");
+        });
+        let seen = look(places).full().await;
+        better.join().unwrap();
+        assert_eq!(reach(&seen, "api", Through::Lifeline).unwrap().reach, Reach::Tls);
+        assert_eq!(reach(&seen, "api", Through::Plain).unwrap().reach, Reach::Tls);
+        assert!(seen.lease.is_some(), "read over the call along the lifeline: {:?}", seen.gaps);
+    });
+}
+
+#[test]
 fn a_kernel_that_would_not_send_is_told_with_its_errno() {
     alone(async || {
         node();

@@ -75,6 +75,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 /// How a call went, with the connection when it went well.
+#[derive(Debug)]
 pub(super) struct Call {
     pub(super) reach: Reach,
     /// Source address the kernel chose.
@@ -82,7 +83,7 @@ pub(super) struct Call {
     pub(super) stream: Option<TlsStream<TcpStream>>,
 }
 
-/// How long a call may take: less once the same destination has answered along another path, for then the line is not slow,
+/// How long a call may take: less once the same destination has answered along another way, for then the line is not slow,
 /// and a heal must not wait for what is dead. On a bad line all take long, and all are waited for.
 #[derive(Clone, Debug)]
 pub(super) struct Patience {

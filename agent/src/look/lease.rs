@@ -1,7 +1,7 @@
 //! The kubelet's own lease, read from the API server with the node's credentials over the lifeline path: proof that the kubelet
 //! gets through, whatever its health endpoint says.
 
-use super::handshake::{self, Patience};
+use super::handshake::{self, Call, Patience};
 use super::{LIMIT, Places, Seen};
 use lifeline_core::observation::{Cluster, Lease, Reach, Sense};
 use rustls::ClientConfig;
@@ -65,24 +65,32 @@ struct Spec {
     renew_time: String,
 }
 
-/// Reads it from the first API server that gives it.
+/// Reads it from the first API server that gives it, over what has been called already with the node's credentials.
 pub(super) async fn read(
     places: &Places,
     cluster: &Cluster,
+    node: Result<Arc<ClientConfig>, String>,
+    mut called: Vec<(SocketAddr, Call)>,
     memory: &Memory,
 ) -> Seen<Option<Lease>> {
     if cluster.node.is_empty() || cluster.api.is_empty() {
         return Seen::nothing(Sense::Lease, "read the lease: node or API server is not known");
     }
-    let config = match credentials(places) {
+    let config = match node {
         Ok(config) => config,
         Err(why) => return Seen::nothing(Sense::Lease, why),
     };
     let asks = cluster.api.iter().map(|api| {
         let config = config.clone();
+        let called = called.iter().position(|(to, _)| to == api).map(|at| called.swap_remove(at).1);
         async move {
-            let (patience, _) = Patience::new(CALL_LIMIT);
-            let call = handshake::call(*api, places.policy.lifeline, &config, &patience).await;
+            let call = match called {
+                Some(call) => call,
+                None => {
+                    let (patience, _) = Patience::new(CALL_LIMIT);
+                    handshake::call(*api, places.policy.lifeline, &config, &patience).await
+                }
+            };
             match call.stream {
                 Some(stream) => ask(stream, *api, &cluster.node).await,
                 None if call.reach == Reach::Stranger => {

@@ -137,6 +137,7 @@ pub struct Look {
     files: Slow,
     process_table: Slow,
     owners: keepers::Owners,
+    bus: units::Bus,
 }
 
 impl Look {
@@ -155,6 +156,7 @@ impl Look {
             files: Slow::default(),
             process_table: Slow::default(),
             owners: keepers::Owners::default(),
+            bus: units::Bus::default(),
         }
     }
 
@@ -174,7 +176,7 @@ impl Look {
         let (files, processes) = self.off_the_loop(tuns);
         let (netfilter, units) = (
             self.netfilter.read(NETFILTER_LIMIT),
-            units::read(self.places.bus.as_deref(), &self.places.policy.unit, LIMIT),
+            units::read(&self.bus, self.places.bus.as_deref(), &self.places.policy.unit, LIMIT),
         );
         let net = async {
             let files = files.await.unpack(&mut seen.gaps);
@@ -219,17 +221,30 @@ impl Look {
         let names = LinkNames::from(seen.links.as_slice());
         // Before our own calls are on their way.
         let sockets = sockets::read(&self.kernel, &places.proc, &targets).await;
-        let (lookups, probes, lease, fdb, xfrm) = tokio::join!(
-            self.lookups(seen, &names, &targets),
-            probes::call(&self.kernel, places, &names, &targets, guarded, mirrored),
-            lease::read(places, &seen.cluster, &self.lease),
+        let lookups = self.lookups(seen, &names, &targets).await.unpack(&mut seen.gaps);
+        let node = lease::credentials(places);
+        let paths = probes::Paths { guarded, mirrored, lookups: &lookups };
+        let read_lease =
+            |called| lease::read(places, &seen.cluster, node.clone(), called, &self.lease);
+        // Along the lifeline the API server is called once: its answer carries the lease, too.
+        let own = async { if mirrored { None } else { Some(read_lease(Vec::new()).await) } };
+        let (called, own, fdb, xfrm) = tokio::join!(
+            probes::call(&self.kernel, places, &names, &targets, paths, node.as_ref().ok()),
+            own,
             netlinked(Sense::Fdb, self.kernel.neighbours_fdb(&names)),
             netlinked(Sense::Xfrm, self.kernel.xfrm_policies()),
         );
+        let mut gaps = Vec::new();
+        let called = called.unpack(&mut gaps);
+        let lease = match own {
+            Some(lease) => lease,
+            None => read_lease(called.by_lifeline).await,
+        };
+        seen.lease = lease.unpack(&mut gaps);
+        seen.gaps.append(&mut gaps);
         seen.sockets = sockets.unpack(&mut seen.gaps);
-        seen.lookups = lookups.unpack(&mut seen.gaps);
-        seen.probes = probes.unpack(&mut seen.gaps);
-        seen.lease = lease.unpack(&mut seen.gaps);
+        seen.lookups = lookups;
+        seen.probes = called.probes;
         seen.fdb = fdb.unpack(&mut seen.gaps);
         seen.xfrm = xfrm.unpack(&mut seen.gaps);
     }

@@ -2,13 +2,14 @@
 //!
 //! TCP alone is no success: k3s's own load balancer accepts while nothing is behind it (K5), and so may anything on the way.
 
-use super::handshake::{self, Patience, unsent};
+use super::handshake::{self, Call, Patience, unsent};
 use super::lookups::Target;
 use super::{Places, Seen, mark_of};
 use crate::netlink::{Kernel, LinkNames};
 use futures_util::future::join_all;
 use lifeline_core::baseline::Role;
-use lifeline_core::observation::{Fate, Gap, Probe, Reach, Sense, Through};
+use lifeline_core::observation::{Fate, Gap, Lookup, Probe, Reach, Sense, Through};
+use rustls::ClientConfig;
 use socket2::{Domain, Protocol, SockAddr, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -26,19 +27,55 @@ const ECHO_LIMIT: Duration = Duration::from_millis(300);
 
 const EHOSTUNREACH: i32 = 113;
 
-/// Calls every API server and gateway. Along the see-through path only while a guard stands, for without one it is the plain
-/// path; along the lifeline only when it is laid, for without it a marked packet goes wherever the others go.
+/// Which paths there are to call along.
+#[derive(Clone, Copy)]
+pub(super) struct Paths<'a> {
+    /// A guard stands: without one the see-through path is the plain one.
+    pub(super) guarded: bool,
+    /// The lifeline is laid: without it a marked packet goes wherever the others go.
+    pub(super) mirrored: bool,
+    /// Where the kernel says that each of them leaves.
+    pub(super) lookups: &'a [Lookup],
+}
+
+impl Paths<'_> {
+    fn all(&self) -> Vec<Through> {
+        let mut all = vec![Through::Plain];
+        all.extend(self.guarded.then_some(Through::SeeThrough));
+        all.extend(self.mirrored.then_some(Through::Lifeline));
+        all
+    }
+
+    /// Do two of them leave by the same device and gateway, as far as is known?
+    fn are_one_way(&self, dst: IpAddr, a: Through, b: Through) -> bool {
+        let way = |through| {
+            let asked = self.lookups.iter().find(|l| l.dst == dst && l.through == through)?;
+            match &asked.fate {
+                Fate::Leaves { dev, via, .. } => Some((dev, via)),
+                Fate::Local | Fate::Refused(_) => None,
+            }
+        };
+        way(a).is_some() && way(a) == way(b)
+    }
+}
+
+/// What calling brought.
+#[derive(Debug, Default)]
+pub(super) struct Called {
+    pub(super) probes: Vec<Probe>,
+    /// The calls along the lifeline with the node's own credentials: its lease is read over them.
+    pub(super) by_lifeline: Vec<(SocketAddr, Call)>,
+}
+
+/// Calls every API server and gateway along each path; with `node`, the node's own credentials, along the lifeline.
 pub(super) async fn call(
     kernel: &Kernel,
     places: &Places,
     names: &LinkNames,
     targets: &[Target],
-    guarded: bool,
-    mirrored: bool,
-) -> Seen<Vec<Probe>> {
-    let mut paths = vec![Through::Plain];
-    paths.extend(guarded.then_some(Through::SeeThrough));
-    paths.extend(mirrored.then_some(Through::Lifeline));
+    paths: Paths<'_>,
+    node: Option<&Arc<ClientConfig>>,
+) -> Seen<Called> {
     let mut gaps = Vec::new();
     let config = handshake::config(&places.k3s.join("agent/server-ca.crt"), None);
     let config = config.map_err(|why| gaps.push(Gap { what: Sense::Probes, why })).ok();
@@ -49,33 +86,44 @@ pub(super) async fn call(
     });
     let mut probes = Vec::new();
     for target in called {
-        let (patience, answer) = Patience::new(LIMIT);
-        let answer = Arc::new(answer);
-        for through in &paths {
-            let (answer, patience) = (Arc::clone(&answer), patience.clone());
-            let (config, mark) = (config.as_ref(), mark_of(*through, &places.policy));
+        let dst = target.dst;
+        let (mut patiences, mut answers) = (Vec::new(), Vec::new());
+        for through in paths.all() {
+            let (patience, answer) = Patience::new(LIMIT);
+            patiences.push((through, patience));
+            answers.push((through, answer));
+        }
+        let answers = Arc::new(answers);
+        for (through, patience) in patiences {
+            let answers = Arc::clone(&answers);
+            let own = node.filter(|_| through == Through::Lifeline);
+            let (config, mark) = (own.or(config.as_ref()), mark_of(through, &places.policy));
             probes.push(async move {
-                let dst = target.dst;
                 let api = SocketAddr::new(dst, target.port);
-                let (name, reach, src) = match config.filter(|_| target.role == Role::Api) {
+                let (name, reach, src, call) = match config.filter(|_| target.role == Role::Api) {
                     Some(config) => {
                         let call = handshake::call(api, mark, config, &patience).await;
-                        (format!("api {api}"), call.reach, call.src)
+                        let (reach, src) = (call.reach.clone(), call.src);
+                        (format!("api {api}"), reach, src, own.map(|_| (api, call)))
                     }
                     None => {
                         let (reach, src) = gateway(kernel, names, dst, mark, &patience).await;
-                        (format!("gateway {dst}"), reach, src)
+                        (format!("gateway {dst}"), reach, src, None)
                     }
                 };
+                // Who leaves by the same way and hears nothing may only have lost more packets, and has all its time: what
+                // is silent while its twin is answered is said to be dropped on this node (U3, N3).
+                let others = answers.iter().filter(|(o, _)| !paths.are_one_way(dst, through, *o));
                 if matches!(reach, Reach::Tls | Reach::Echo) {
-                    answer.send_replace(Some(patience.taken()));
+                    others.for_each(|(_, a)| _ = a.send_replace(Some(patience.taken())));
                 }
-                Probe { name, dst, through: *through, reach, src }
+                (Probe { name, dst, through, reach, src }, call)
             });
         }
     }
-    let found = join_all(probes).await;
-    Seen { found, gaps }
+    let (probes, calls): (Vec<_>, Vec<_>) = join_all(probes).await.into_iter().unzip();
+    let by_lifeline = calls.into_iter().flatten().collect();
+    Seen { found: Called { probes, by_lifeline }, gaps }
 }
 
 /// ICMP echo over a raw socket, which takes the CAP_NET_RAW the unit has (a datagram one is shut to root by the default

@@ -3,7 +3,9 @@
 use super::{Seen, chain};
 use crate::children::{Call, Ran};
 use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use lifeline_core::observation::{Sense, Unit};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 use zbus::connection::Builder;
@@ -60,9 +62,39 @@ trait ServiceState {
     fn result(&self) -> zbus::Result<String>;
 }
 
+/// The connection of the last look, for the next: to greet the bus anew takes more calls than to ask.
+#[derive(Debug, Default)]
+pub(super) struct Bus(Mutex<Option<Connection>>);
+
+impl Bus {
+    fn kept(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks over the kept connection. It does not survive a restart of the bus: what fails over it is asked over a new one.
+    async fn ask(&self, address: Option<&str>, kubelet: &str) -> zbus::Result<Vec<Unit>> {
+        let kept = self.kept().take();
+        if let Some(bus) = kept
+            && let Ok(units) = ask(&bus, kubelet).await
+        {
+            *self.kept() = Some(bus);
+            return Ok(units);
+        }
+        let bus = connect(address).await?;
+        let units = ask(&bus, kubelet).await?;
+        *self.kept() = Some(bus);
+        Ok(units)
+    }
+}
+
 /// Reads the units.
-pub(super) async fn read(bus: Option<&str>, kubelet: &str, limit: Duration) -> Seen<Vec<Unit>> {
-    match timeout(limit, ask(bus, kubelet)).await {
+pub(super) async fn read(
+    bus: &Bus,
+    address: Option<&str>,
+    kubelet: &str,
+    limit: Duration,
+) -> Seen<Vec<Unit>> {
+    match timeout(limit, bus.ask(address, kubelet)).await {
         Ok(Ok(units)) => Seen::whole(units),
         Ok(Err(e)) => Seen::nothing(Sense::Units, format!("ask systemd over D-Bus: {}", chain(&e))),
         Err(_) => Seen::nothing(
@@ -118,7 +150,6 @@ pub async fn changes(bus: Option<&str>, unit: &str, heard: impl Fn()) -> Result<
     Err("the bus is gone".to_owned())
 }
 
-/// A connection of its own each time: a kept one does not survive a restart of the bus.
 async fn connect(bus: Option<&str>) -> zbus::Result<Connection> {
     match bus {
         None => Connection::system().await,
@@ -126,25 +157,29 @@ async fn connect(bus: Option<&str>) -> zbus::Result<Connection> {
     }
 }
 
-async fn ask(bus: Option<&str>, kubelet: &str) -> zbus::Result<Vec<Unit>> {
-    let bus = connect(bus).await?;
-    let manager = ManagerProxy::new(&bus).await?;
-    let mut units = Vec::new();
-    for name in [kubelet, TAILSCALED] {
+/// Everything at once, so that the answers come in few pieces.
+async fn ask(bus: &Connection, kubelet: &str) -> zbus::Result<Vec<Unit>> {
+    let manager = ManagerProxy::new(bus).await?;
+    let units = [kubelet, TAILSCALED].map(async |name| {
         let path = manager.load_unit(name).await?;
-        units.push(unit(&bus, name, path).await?);
-    }
-    Ok(units)
+        unit(bus, name, path).await
+    });
+    try_join_all(units).await
 }
 
 async fn unit(bus: &Connection, name: &str, path: OwnedObjectPath) -> zbus::Result<Unit> {
     let state = UnitStateProxy::builder(bus).path(path.clone()).build().await?;
-    let invocation = state.invocation_id().await?;
+    let (invocation, load, active, sub) = tokio::try_join!(
+        state.invocation_id(),
+        state.load_state(),
+        state.active_state(),
+        state.sub_state(),
+    )?;
     let mut unit = Unit {
         name: name.to_owned(),
-        load: state.load_state().await?,
-        active: state.active_state().await?,
-        sub: state.sub_state().await?,
+        load,
+        active,
+        sub,
         invocation: invocation.iter().map(|b| format!("{b:02x}")).collect(),
         ..Unit::default()
     };
@@ -210,7 +245,8 @@ mod tests {
 
     async fn ask_at(address: &str) -> Seen<Vec<Unit>> {
         let start = Instant::now();
-        let seen = read(Some(address), "k3s-agent.service", Duration::from_millis(300)).await;
+        let limit = Duration::from_millis(300);
+        let seen = read(&Bus::default(), Some(address), "k3s-agent.service", limit).await;
         assert!(start.elapsed() < Duration::from_secs(2));
         assert_eq!((seen.found.len(), seen.gaps.len()), (0, 1));
         seen
