@@ -64,7 +64,11 @@ impl<N: Node> Alone<N> {
             }
             let glance = latest.borrow_and_update().clone();
             let Some(glance) = glance.filter(|g| !g.late) else { continue };
-            due = self.weigh(&glance).await.map(|ms| glance.began + Duration::from_millis(ms));
+            // The next look is to have ended by then, and takes as long as this one.
+            due = self
+                .weigh(&glance)
+                .await
+                .map(|ms| glance.began + Duration::from_millis(ms).saturating_sub(glance.took));
         }
     }
 
@@ -73,7 +77,9 @@ impl<N: Node> Alone<N> {
         let now = &glance.seen.taken;
         let (budget, blind) = self.store.budget(now);
         let d = &glance.diagnosis;
-        let resolve = self.vigil.weigh(&glance.seen, &glance.base, &self.policy, d, &budget);
+        let took_ms = u64::try_from(glance.took.as_millis()).unwrap_or(u64::MAX);
+        let seen = &glance.seen;
+        let resolve = self.vigil.weigh(seen, took_ms, &glance.base, &self.policy, d, &budget);
         // One at a time: whoever asked for the present one is served first.
         if self.runs.under_way().is_some() {
             return None;

@@ -32,6 +32,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// what a program may take that hangs in it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// A look that ended no longer ago than this is of now: many times what it takes to write down that an incident is opened.
+const JUST_NOW: Duration = Duration::from_millis(300);
+
 /// Changes that come within this time are looked at once.
 const COALESCE: Duration = Duration::from_millis(100);
 
@@ -143,6 +146,18 @@ impl<N: Node> Sight<N> {
             self.latest.send_replace(Some(glance.clone()));
         }
         glance
+    }
+
+    /// The last look, if it has ended just now, or one more: who acts on a look has asked for nothing else meanwhile, and looks at each
+    /// thing again before it is touched.
+    pub async fn current(&self) -> Glance {
+        let latest = self.latest.borrow().clone();
+        match latest {
+            Some(glance) if !glance.late && glance.began.elapsed() < glance.took + JUST_NOW => {
+                glance
+            }
+            _ => self.look().await,
+        }
     }
 
     /// A look that began after this call did.
@@ -309,6 +324,16 @@ mod tests {
         let fresh = tokio::time::timeout(PATIENCE * 4, sight.fresh()).await;
         assert!(fresh.is_ok() && !hanging.is_finished());
         hanging.abort();
+    }
+
+    #[tokio::test]
+    async fn a_look_that_has_just_ended_is_current_and_an_older_one_is_not() {
+        let (_dir, sight) = sight(Duration::from_millis(500));
+        let first = sight.current().await;
+        assert!(first.took > JUST_NOW, "it counts from its end");
+        assert_eq!(sight.current().await.began, first.began);
+        tokio::time::sleep(JUST_NOW).await;
+        assert!(sight.current().await.began > first.began && sight.looks() == 2);
     }
 
     #[tokio::test]

@@ -27,7 +27,8 @@ pub struct Vigil {
 pub enum Resolve {
     /// Nothing: all is well, or what is wrong is not its own to meet.
     Rest,
-    /// Look again after so many milliseconds: a finding has not been there for long enough.
+    /// Look again so that the look has ended so many milliseconds after the last began: a finding has not been there for long
+    /// enough.
     Look(u64),
     /// Open an incident with this consent, for these accounts.
     Open(Consent, Vec<String>),
@@ -133,10 +134,14 @@ fn stands_stuck(key: &str, last: &Past) -> Held {
 }
 
 impl Vigil {
-    /// Weighs a judged look.
+    /// Weighs a judged look that took so many milliseconds.
+    ///
+    /// A finding that an earlier look had, too, has been there until this look ended: where a look waits a second for what is
+    /// dead, that second counts. One look alone never does, however long it took.
     pub fn weigh(
         &mut self,
         seen: &Observation,
+        took_ms: u64,
         base: &Baseline,
         policy: &Policy,
         diag: &Diagnosis,
@@ -174,7 +179,11 @@ impl Vigil {
             let waits = faults::by_id(&f.fault).map_or(0, |fault| fault.debounce_ms);
             waits.saturating_sub(self.age(f, now))
         };
-        let due: Vec<&Finding> = own.iter().copied().filter(|f| left(f) == 0).collect();
+        let is_due = |f: &Finding| match self.age(f, now) {
+            0 => left(f) == 0,
+            _ => left(f) <= took_ms,
+        };
+        let due: Vec<&Finding> = own.iter().copied().filter(|f| is_due(f)).collect();
         if due.is_empty() {
             return Resolve::Look(own.iter().map(|f| left(f)).min().unwrap_or(0).max(1));
         }

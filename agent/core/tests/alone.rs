@@ -47,7 +47,7 @@ fn weigh(vigil: &mut Vigil, name: &str, ms: u64, budget: &Budget) -> Resolve {
 
 fn weigh_by(policy: &Policy, vigil: &mut Vigil, name: &str, ms: u64, budget: &Budget) -> Resolve {
     let (seen, base) = look(name, ms);
-    vigil.weigh(&seen, &base, policy, &judge(&seen, &base, policy), budget)
+    vigil.weigh(&seen, 0, &base, policy, &judge(&seen, &base, policy), budget)
 }
 
 #[test]
@@ -120,10 +120,24 @@ fn near_misses_and_what_needs_an_operator_are_left_alone_for_fifteen_minutes() {
         let diag = judge(&seen, &base, &policy);
         for second in 0..900 {
             seen.taken = at(second * 1_000);
-            let said = vigil.weigh(&seen, &base, &policy, &diag, &budget);
+            let said = vigil.weigh(&seen, 0, &base, &policy, &diag, &budget);
             assert_eq!(said, Resolve::Rest, "{name} after {second} s");
         }
     }
+}
+
+#[test]
+fn what_a_look_waits_counts_when_an_earlier_look_had_the_finding_and_one_look_alone_never_does() {
+    let (budget, policy) = (Budget::default(), heal());
+    let weigh = |vigil: &mut Vigil, ms, took_ms| {
+        let (seen, base) = look("r1-in-a-pod", ms);
+        vigil.weigh(&seen, took_ms, &base, &policy, &judge(&seen, &base, &policy), &budget)
+    };
+    let mut vigil = Vigil::default();
+    assert_eq!(weigh(&mut vigil, 1_000, 60_000), Resolve::Look(2_000), "seen once");
+    assert_eq!(weigh(&mut vigil, 2_000, 900), Resolve::Look(1_000), "it ended after 1.9 s");
+    let third = weigh(&mut vigil, 2_100, 950);
+    assert!(matches!(third, Resolve::Open(..)), "it ended after 2.05 s: {third:?}");
 }
 
 #[test]
@@ -145,7 +159,7 @@ fn a_derived_baseline_permits_guards_only() {
     for ms in [0, 60_000] {
         seen.taken = at(ms);
         let diag = judge(&seen, &base, &policy);
-        let said = vigil.weigh(&seen, &base, &policy, &diag, &Budget::default());
+        let said = vigil.weigh(&seen, 0, &base, &policy, &diag, &Budget::default());
         assert!(matches!(said, Resolve::Hold(_)), "{said:?}");
     }
     let mut incident = opened(0, &["tailscale-capture/tailscale"]);
@@ -255,7 +269,7 @@ fn returns_for_ever(lasts_ms: u64, every_ms: u64, step_ms: usize) -> (Vec<u64>, 
         let (seen, diag) = if is_sick { (&mut sick, &sick_diag) } else { (&mut well, &well_diag) };
         seen.taken = at(ms);
         let (seen, now) = (&*seen, at(ms));
-        let resolve = vigil.weigh(seen, &base, &policy, diag, &budget);
+        let resolve = vigil.weigh(seen, 0, &base, &policy, diag, &budget);
         let Some(open) = &mut incident else {
             match resolve {
                 Resolve::Open(consent, accounts) => {

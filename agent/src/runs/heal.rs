@@ -98,6 +98,10 @@ impl<N: Node> Inner<N> {
 
     async fn climb(&self, told: &mut Told, mut incident: Incident) -> Result<End, Halt> {
         let mut said = Said::default();
+        // What the agent opens it for has just been seen, and the guard stood or was not wanted: on a node whose path is dead each
+        // look waits a second for it.
+        let seen = incident.alone && incident.runs.is_empty();
+        let mut first = seen.then(|| self.sight.current());
         loop {
             if self.is_leaving() {
                 return Err(Halt::Leaving);
@@ -108,7 +112,10 @@ impl<N: Node> Inner<N> {
             if self.clock.now().since(&incident.opened).is_none_or(|ms| ms > LONGEST_MS) {
                 return Ok(End::of(Ending::Held, "it has taken half an hour: a human should look"));
             }
-            let glance = self.sight.look().await;
+            let glance = match first.take() {
+                Some(current) => current.await,
+                None => self.sight.look().await,
+            };
             let d = &glance.diagnosis;
             let verdict =
                 format!("{}{}: {}", d.verdict, if d.guarded { ", guarded" } else { "" }, d.summary);
