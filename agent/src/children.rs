@@ -121,6 +121,12 @@ impl Ran {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
+
+    /// The same of what is megabytes long, without a copy.
+    pub fn into_text(self) -> String {
+        String::from_utf8(self.stdout)
+            .unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned())
+    }
 }
 
 /// A program about to be run.

@@ -221,7 +221,7 @@ async fn list(family: &str, table: &str) -> Result<Option<String>, ReadError> {
     if !ran.status.success() && ran.stderr.contains("No such file or directory") {
         return Ok(None);
     }
-    Ok(Some(ran.checked()?.text()))
+    Ok(Some(ran.checked()?.into_text()))
 }
 
 /// The text of a save, when nothing says that part of it is missing.
@@ -234,5 +234,5 @@ fn checked_save(ran: Ran, backend: Backend) -> Result<String, ReadError> {
         tracing::debug!(line, "iptables-save complains");
         return Err(ReadError::Incompatible { table: "*".to_owned() });
     }
-    Ok(ran.checked()?.text())
+    Ok(ran.checked()?.into_text())
 }

@@ -192,7 +192,7 @@ fn in_table(routes: &[&[Route]], table: u32, rule: &Rule, dst: IpAddr) -> Option
     }
     let hop = best.hops.iter().find(|h| !h.dead)?;
     Some(Answer::Leaves {
-        dev: hop.dev.clone().unwrap_or_default(),
+        dev: hop.dev.as_deref().unwrap_or_default().into(),
         via: hop.via,
         table,
         pref: rule.pref,

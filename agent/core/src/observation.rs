@@ -25,7 +25,7 @@ pub use netfilter::{Backend, Chain, Dialect, NfRule, NfTable};
 pub use programs::{HostPorts, Netns, Process, Unit};
 pub use routes::{Hop, Route, RouteKind, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 pub use rules::{Action, Mark, Rule};
-pub use shared::Shared;
+pub use shared::{Name, Shared};
 pub use xfrm::{Direction, XfrmPolicy, decides};
 
 /// Everything one look brought in.

@@ -104,8 +104,15 @@ fn rule() -> impl Strategy<Value = Rule> {
 }
 
 fn hop() -> impl Strategy<Value = Hop> {
-    (option::of(ip()), option::of(word()), any::<bool>(), any::<bool>(), any::<u16>())
-        .prop_map(|(via, dev, onlink, dead, weight)| Hop { via, dev, onlink, dead, weight })
+    (option::of(ip()), option::of(word()), any::<bool>(), any::<bool>(), any::<u16>()).prop_map(
+        |(via, dev, onlink, dead, weight)| Hop {
+            via,
+            dev: dev.map(Into::into),
+            onlink,
+            dead,
+            weight,
+        },
+    )
 }
 
 fn route() -> impl Strategy<Value = Route> {

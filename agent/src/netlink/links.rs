@@ -1,7 +1,7 @@
 //! Devices, their addresses, and the VXLAN forwarding entries that say where the other nodes are.
 
 use super::{Added, Deleted, EEXIST, Kernel, LIMIT, NetlinkError, wire};
-use lifeline_core::observation::{Addr, Fdb, Link};
+use lifeline_core::observation::{Addr, Fdb, Link, Name};
 use rtnetlink::AddressMessageBuilder;
 use rtnetlink::packet_core::Nla;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
@@ -24,14 +24,19 @@ const EADDRNOTAVAIL: i32 = 99;
 /// Device names by index and the reverse, of one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkNames {
-    names: HashMap<u32, String>,
+    names: HashMap<u32, Name>,
     indices: HashMap<String, u32>,
 }
 
 impl LinkNames {
     /// The name of a device; one that has gone meanwhile gets what `ip` shows, `if7`.
     pub fn name(&self, index: u32) -> String {
-        self.names.get(&index).cloned().unwrap_or_else(|| format!("if{index}"))
+        self.shared(index).to_string()
+    }
+
+    /// The same, not copied.
+    pub fn shared(&self, index: u32) -> Name {
+        self.names.get(&index).cloned().unwrap_or_else(|| format!("if{index}").into())
     }
 
     /// The index of a device.
@@ -42,8 +47,8 @@ impl LinkNames {
 
 impl FromIterator<(u32, String)> for LinkNames {
     fn from_iter<I: IntoIterator<Item = (u32, String)>>(pairs: I) -> Self {
-        let names: HashMap<u32, String> = pairs.into_iter().collect();
-        let indices = names.iter().map(|(i, n)| (n.clone(), *i)).collect();
+        let names: HashMap<u32, Name> = pairs.into_iter().map(|(i, n)| (i, n.into())).collect();
+        let indices = names.iter().map(|(i, n)| (n.to_string(), *i)).collect();
         Self { names, indices }
     }
 }

@@ -5,7 +5,7 @@ use super::rules::address_family;
 use super::{Added, Deleted, EEXIST, Kernel, LinkNames, NetlinkError};
 use futures_util::StreamExt;
 use lifeline_core::net::{Family, Prefix};
-use lifeline_core::observation::{Hop, Route, RouteKind, Shared};
+use lifeline_core::observation::{Hop, Name, Route, RouteKind, Shared};
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
@@ -220,7 +220,7 @@ pub fn route_from(message: &RouteMessage, names: &LinkNames) -> Route {
             },
             RouteAttribute::Priority(m) => route.metric = *m,
             RouteAttribute::PrefSource(a) => route.src = address(a),
-            RouteAttribute::Oif(i) => hop.dev = Some(names.name(*i)),
+            RouteAttribute::Oif(i) => hop.dev = Some(names.shared(*i)),
             RouteAttribute::Gateway(a) => hop.via = address(a),
             RouteAttribute::Via(v) => hop.via = via(v),
             RouteAttribute::MultiPath(hops) => {
@@ -259,11 +259,11 @@ pub fn route_message(route: &Route, names: &LinkNames) -> Result<RouteMessage, N
     header.protocol = route.protocol.into();
     header.scope = route.scope.into();
     header.kind = kind_to(route.kind);
-    let index = |dev: &Option<String>| match dev {
+    let index = |dev: &Option<Name>| match dev {
         None => Ok(None),
         Some(dev) => match names.index(dev) {
             Some(index) => Ok(Some(index)),
-            None => Err(NetlinkError::NoDevice { what: what(), dev: dev.clone() }),
+            None => Err(NetlinkError::NoDevice { what: what(), dev: dev.to_string() }),
         },
     };
     let attributes = &mut message.attributes;
@@ -310,7 +310,7 @@ fn hop_from(hop: &RouteNextHop, names: &LinkNames) -> Hop {
     });
     Hop {
         via,
-        dev: (hop.interface_index != 0).then(|| names.name(hop.interface_index)),
+        dev: (hop.interface_index != 0).then(|| names.shared(hop.interface_index)),
         onlink: hop.flags.contains(RouteNextHopFlags::Onlink),
         dead: hop.flags.contains(RouteNextHopFlags::Dead),
         weight: u16::from(hop.hops) + 1,

@@ -168,7 +168,7 @@ fn hop(v: &Value) -> Hop {
     let via = text(v, "gateway").or_else(|| text(v.get("via")?, "host"));
     Hop {
         via: via.map(|a| a.parse().unwrap()),
-        dev: text(v, "dev").map(str::to_owned),
+        dev: text(v, "dev").map(Into::into),
         onlink: flags.contains(&"onlink"),
         dead: flags.contains(&"dead"),
         weight: number(v, "weight").map_or(0, |w| u16::try_from(w).unwrap()),

@@ -1,7 +1,7 @@
 //! Routes of all tables, as `ip route` shows them.
 
+use super::Name;
 use crate::net::{Family, Prefix};
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ pub struct Hop {
     pub via: Option<IpAddr>,
     /// Device name.
     #[serde(default)]
-    pub dev: Option<String>,
+    pub dev: Option<Name>,
     /// The gateway counts as on-link whatever the addresses say.
     #[serde(default)]
     pub onlink: bool,

@@ -145,7 +145,7 @@ fn hop(hops: &mut Vec<Hop>, key: &str, w: &mut Words<'_>) -> Result<()> {
     let Some(hop) = hops.last_mut() else { return Ok(()) };
     match key {
         "via" => hop.via = Some(w.value("address")?),
-        "dev" => hop.dev = Some(w.word()?),
+        "dev" => hop.dev = Some(w.word()?.into()),
         "onlink" => hop.onlink = true,
         "dead" => hop.dead = true,
         _ => hop.weight = w.value("number")?,
