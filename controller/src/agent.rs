@@ -79,7 +79,9 @@ pub fn is_lost(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::Cancelled => true,
         Code::Unknown | Code::Internal => {
-            status.source().is_some() || status.message().contains("h2 protocol")
+            status.source().is_some()
+                || status.message().contains("h2 protocol")
+                || status.message().contains("http2 error")
         }
         _ => false,
     }

@@ -241,7 +241,7 @@ impl<'a> Heal<'a> {
     async fn look(&mut self) -> Result<PlanReply, CommandError> {
         let out = self.session.out;
         out.say(format!("Looking at {} by {} …", self.agent.node, self.agent.via));
-        let plan = self.agent.plan().await?;
+        let plan = self.plan().await?;
         self.verdict = Some(verdict(plan.verdict));
         if !plan.diagnosis.is_empty() {
             let d: Diagnosis = self.agent.read("plan", &plan.diagnosis)?;
@@ -249,6 +249,21 @@ impl<'a> Heal<'a> {
             heal_view::found(&d, out.progress).iter().for_each(|line| out.say(line));
         }
         Ok(plan)
+    }
+
+    /// What the agent would do. A look changes nothing: over a connection that breaks it is asked for again.
+    async fn plan(&mut self) -> Result<PlanReply, CommandError> {
+        for _ in 0..3 {
+            match self.agent.plan().await {
+                // One that does not answer in time has had its time.
+                Err(why) if why.is_lost() && why.code().is_some() => {
+                    self.session.out.say(format!("{why}; asking again."));
+                    self.again().await;
+                }
+                answer => return Ok(answer?),
+            }
+        }
+        Ok(self.agent.plan().await?)
     }
 
     async fn nothing_to_do(&mut self, plan: &PlanReply) -> Outcome {

@@ -44,6 +44,8 @@ pub struct State {
     pub opened: Vec<(String, Story)>,
     /// So many answers to a heal get lost on their way.
     pub lost: u32,
+    /// The same of plans.
+    pub lost_plans: u32,
     /// A heal is refused with this.
     pub refuses: Option<Status>,
     /// A diagnosis is refused with this.
@@ -87,6 +89,7 @@ impl StandIn {
                 stories: VecDeque::new(),
                 opened: Vec::new(),
                 lost: 0,
+                lost_plans: 0,
                 refuses: None,
                 blind: None,
                 running: String::new(),
@@ -246,6 +249,10 @@ impl Lifeline for Shared {
     ) -> Result<Response<wire::PlanReply>, Status> {
         self.0.note("plan");
         let mut state = self.0.state();
+        if state.lost_plans > 0 {
+            state.lost_plans -= 1;
+            return Err(Status::unavailable("the answer was lost"));
+        }
         let plan = match state.plans.len() {
             1 => state.plans[0].clone(),
             _ => state.plans.pop_front().unwrap(),

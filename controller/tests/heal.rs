@@ -139,6 +139,18 @@ async fn a_heal_whose_answer_was_lost_is_not_asked_for_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_look_whose_answer_was_lost_is_asked_for_again_and_not_for_ever() {
+    for (lost, code) in [(3, 0), (4, 1)] {
+        let agent = StandIn::captured(vec![Story::recovered()]);
+        agent.state().lost_plans = lost;
+        let (ran, agent) = heal(agent, &[]).await;
+        ran.exits(code).says("the answer was lost; asking again");
+        let opened = agent.state().opened.len();
+        assert_eq!(opened, usize::from(code == 0), "{lost} lost");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_agreed_to_is_shown_and_asked_anew() {
     let stories = vec![
         Story::ended("ask", &["rung 4 (reconnect)", "step of kind restarted"]),
