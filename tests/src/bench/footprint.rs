@@ -1,7 +1,9 @@
 //! T9 to T11: what the agent costs while nothing happens, what a look costs on a loaded node, and what a clean costs there.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use crate::faults::{self, Site};
 use crate::lab::Lab;
 use crate::node::Node;
 use crate::progress::Progress;
+use crate::run;
 use crate::trial::{Ground, NODE};
 
 /// Long enough for a few of the agent's ticks.
@@ -25,12 +28,13 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// T9, T10 and T11.
 pub fn measure(lab: &Lab, wanted: &Wanted, progress: &Progress) -> anyhow::Result<Vec<Figure>> {
     let ground = Ground::new(lab, progress)?;
-    ground.prepare().map_err(|why| anyhow!(why))?;
     let node = lab.node(NODE)?;
+    let linked = install_released(&node, progress)?;
+    ground.prepare().map_err(|why| anyhow!(why))?;
     let mut figures = Vec::new();
     if wanted.any(&["T9"]) {
         progress.pass(format!("T9: a minute of a healthy node: {} s", IDLE.as_secs()));
-        figures.extend(idle(&node)?);
+        figures.extend(idle(&node, linked)?);
     }
     if wanted.any(&["T9", "T10", "T11"]) {
         progress.say("loading 20 000 netfilter rules");
@@ -87,20 +91,14 @@ fn usage(node: &Node) -> anyhow::Result<Usage> {
     })
 }
 
-fn idle(node: &Node) -> anyhow::Result<Vec<Figure>> {
+fn idle(node: &Node, linked: &str) -> anyhow::Result<Vec<Figure>> {
     let before = usage(node)?;
     thread::sleep(IDLE);
     let after = usage(node)?;
     let percent = (after.ticks - before.ticks) / IDLE.as_secs_f64();
     let wakeups = (after.wakeups - before.wakeups) / IDLE.as_secs_f64();
-    let (size, linked) = match released() {
-        Some(size) => (size, "static, as `cargo lab release` has built it"),
-        None => {
-            let said = node.sh("stat -c %s $(command -v lifeline-agent)")?.success()?.stdout;
-            let size = said.trim().parse::<u32>().context("look at the agent's binary")?;
-            (size, "linked to the C library; `cargo lab release` builds the static one")
-        }
-    };
+    let said = node.sh("stat -c %s $(command -v lifeline-agent)")?.success()?.stdout;
+    let size = said.trim().parse::<u32>().context("look at the agent's binary")?;
     let megabytes = f64::from(size) / 1e6;
     let row = |what: &str, target, most, unit, value, note: &str| {
         let figure = Figure {
@@ -137,12 +135,27 @@ fn idle(node: &Node) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-/// How large the released program for this kind of machine is, if there is one.
-fn released() -> Option<u32> {
+/// Puts the program that operators install in the place of the lab's own build, if it has been made of the same sources, and says
+/// what is measured. The lab goes when the figures have been taken, and the program with it.
+fn install_released(node: &Node, progress: &Progress) -> anyhow::Result<&'static str> {
+    const OWN: &str = "linked to the C library; `cargo lab release` builds the static one";
     let dist = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/dist"));
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    let about = dist.join(target).join("lifeline-agent").metadata().ok()?;
-    u32::try_from(about.len()).ok()
+    let program = dist.join(target).join("lifeline-agent");
+    let Ok(bytes) = fs::read(&program) else { return Ok(OWN) };
+    let place = "/usr/local/bin/lifeline-agent";
+    // "lifeline-agent 0.1.0 (1a50a251f6b4, 2026-11-29, x86_64-unknown-linux-musl)"
+    let sources = |said: String| said.split_inclusive(',').take(2).collect::<String>();
+    let theirs = run::run(Command::new(&program).arg("--version"), run::LIMIT, None)?.success()?;
+    let own = node.exec(&[place, "--version"])?.success()?;
+    if sources(theirs.stdout) != sources(own.stdout) {
+        progress.say("the static program in target/dist is of other sources, and not measured");
+        return Ok(OWN);
+    }
+    node.sh(&format!("systemctl stop lifeline-agent && rm {place}"))?.success()?;
+    node.write(place, bytes)?;
+    node.sh(&format!("chmod 755 {place} && systemctl start lifeline-agent"))?.success()?;
+    Ok("static, as `cargo lab release` has built it")
 }
 
 fn loaded(node: &Node) -> anyhow::Result<Figure> {
