@@ -7,7 +7,7 @@ use lifeline_core::observation::{Netns, Process, Sense};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
 /// Daemons that make tunnels, by command name (which the kernel cuts at 15 bytes).
 const TUNNELS: [&str; 20] = [
@@ -46,19 +46,19 @@ pub(super) fn read(proc: &Path, tuns: &[String]) -> Seen<Vec<Process>> {
         Err(e) => return Seen::nothing(Sense::Processes, format!("read the process table: {e}")),
     };
     // Tasks are threads, which this crate lists as processes unless told not to.
-    let kind = ProcessRefreshKind::nothing().without_tasks();
+    let kind = ProcessRefreshKind::nothing().without_tasks().with_exe(UpdateKind::Always);
     if system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind) == 0 {
         return Seen::nothing(Sense::Processes, "read the process table: it is empty");
     }
     let host = netns_of(proc, 1);
-    let mut pids: Vec<u32> = system
-        .processes()
-        .values()
-        .filter(|p| p.thread_kind().is_none())
-        .map(|p| p.pid().as_u32())
-        .collect();
-    pids.sort_unstable();
-    let (known, others): (Vec<u32>, Vec<u32>) = pids.into_iter().partition(|p| matters(proc, *p));
+    let processes = system.processes().values().filter(|p| p.thread_kind().is_none());
+    let (mut known, mut others) = (Vec::new(), Vec::new());
+    for process in processes {
+        let pids = if matters(proc, process) { &mut known } else { &mut others };
+        pids.push(process.pid().as_u32());
+    }
+    known.sort_unstable();
+    others.sort_unstable();
     let look = |pid: u32| inspect(proc, pid, host.as_deref());
     let mut found: Vec<Process> = known.into_iter().filter_map(look).collect();
     let held = |found: &[Process], t: &String| {
@@ -78,13 +78,12 @@ pub fn identify(proc: &Path, pid: u32) -> Option<Process> {
 }
 
 /// Is it one of those we know by name?
-fn matters(proc: &Path, pid: u32) -> bool {
-    let dir = proc.join(pid.to_string());
+fn matters(proc: &Path, process: &sysinfo::Process) -> bool {
     // Kernel threads have no executable; neither has a zombie, and it holds nothing any more.
-    let (Some(stat), Ok(exe)) = (Stat::read(&dir), fs::read_link(dir.join("exe"))) else {
-        return false;
-    };
-    is_tunnel(&stat.comm, &exe) || is_kubernetes(&stat.comm, &exe, || arguments(&dir))
+    let Some(exe) = process.exe() else { return false };
+    let comm = process.name().to_string_lossy();
+    let args = || arguments(&proc.join(process.pid().to_string()));
+    is_tunnel(&comm, exe) || is_kubernetes(&comm, exe, args)
 }
 
 fn inspect(proc: &Path, pid: u32, host: Option<&str>) -> Option<Process> {
@@ -289,6 +288,34 @@ mod tests {
         file("6", "/dev/net/tun", "iff:\ttailscale0\n");
         assert_eq!(tuns(dir.path()), ["tailscale0"]);
         assert!(tuns(Path::new("/nowhere")).is_empty());
+    }
+
+    #[test]
+    fn a_shell_that_becomes_a_daemon_is_known_by_the_daemons_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = dir.path().join("tailscaled");
+        std::os::unix::fs::symlink("/bin/sleep", &daemon).unwrap();
+        let script = format!("read go; exec {} 60", daemon.display());
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = shell.id();
+        let seen = || read(Path::new("/proc"), &[]).found.into_iter().find(|p| p.pid == pid);
+        assert_eq!(seen(), None);
+        std::io::Write::write_all(shell.stdin.as_mut().unwrap(), b"go\n").unwrap();
+        let mut found = None;
+        for _ in 0..200 {
+            found = seen();
+            if found.is_some() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert_eq!(found.unwrap().comm, "tailscaled");
     }
 
     #[test]
