@@ -308,3 +308,33 @@ fn deletes(wanted: &Rule, r: &Rule) -> bool {
         && prefix(&wanted.from, &r.from)
         && prefix(&wanted.to, &r.to)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::lacking;
+    use crate::evidence::same_route;
+    use crate::observation::Route;
+    use alloc::vec::Vec;
+
+    fn seen(text: &str) -> Vec<Route> {
+        crate::text::read(text).unwrap().routes.to_vec()
+    }
+
+    #[test]
+    fn what_is_lacking_is_found_whatever_the_order_and_however_much_is_alike() {
+        let wanted = seen(
+            "route main 10.0.0.0/8 dev a\nroute main 10.0.0.0/8 dev a metric 5\nroute main 10.1.0.0/16 via 10.0.0.1 dev a\n\
+             route 52 default dev t\nroute6 main 2001:db8::/32 dev a\n",
+        );
+        let mut there = wanted.clone();
+        there.reverse();
+        assert!(lacking(&wanted, &there, same_route).is_empty());
+        for gone in 0..wanted.len() {
+            let mut less = there.clone();
+            less.retain(|r| *r != wanted[gone]);
+            assert_eq!(lacking(&wanted, &less, same_route), [&wanted[gone]]);
+        }
+        let other = seen("route main 10.1.0.0/16 via 10.0.0.2 dev a\n");
+        assert_eq!(lacking(&other, &there, same_route), [&other[0]], "by another gateway");
+    }
+}

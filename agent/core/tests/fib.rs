@@ -12,8 +12,7 @@ mod dice;
 
 use core::net::IpAddr;
 use dice::{Dice, seed};
-use lifeline_core::evidence::same_route;
-use lifeline_core::fib::{Answer, Flow, lacking, lookup, lookup_in, victim};
+use lifeline_core::fib::{Answer, Flow, lookup, lookup_in, victim};
 use lifeline_core::net::{Family, Prefix};
 use lifeline_core::observation::{Action, Mark, Route, Rule};
 use lifeline_core::text::{read, rule_line};
@@ -75,24 +74,6 @@ fn several_lists_of_routes_are_one_and_the_first_of_them_is_in_front() {
     assert_eq!([dev(&[&a, &b], "10.2.0.1"), dev(&[&b, &a], "10.2.0.1")], ["a", "b"]);
     assert_eq!([dev(&[&a, &b], "10.1.0.1"), dev(&[&a], "10.1.0.1")], ["c", "a"]);
     assert_eq!(dev(&[&a, &b], "192.0.2.1"), "has no route");
-}
-
-#[test]
-fn what_is_lacking_is_found_whatever_the_order_and_however_much_is_alike() {
-    let (_, wanted) = seen(
-        "route main 10.0.0.0/8 dev a\nroute main 10.0.0.0/8 dev a metric 5\nroute main 10.1.0.0/16 via 10.0.0.1 dev a\n\
-         route 52 default dev t\nroute6 main 2001:db8::/32 dev a\n",
-    );
-    let mut there = wanted.clone();
-    there.reverse();
-    assert!(lacking(&wanted, &there, same_route).is_empty());
-    for gone in 0..wanted.len() {
-        let mut less = there.clone();
-        less.retain(|r| *r != wanted[gone]);
-        assert_eq!(lacking(&wanted, &less, same_route), [&wanted[gone]]);
-    }
-    let (_, other) = seen("route main 10.1.0.0/16 via 10.0.0.2 dev a\n");
-    assert_eq!(lacking(&other, &there, same_route), [&other[0]], "by another gateway");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! [`Look::full`] is what is judged; [`Look::quick`] is what the guard goes by. Neither ever changes anything, but that a probe
 //! sends a packet.
 
+mod blocking;
 mod cluster;
 mod handshake;
 mod host_ports;
@@ -21,6 +22,7 @@ pub(crate) mod units;
 
 pub use units::changes as unit_changes;
 
+use self::blocking::{Files, Slow};
 use crate::clock::Clock;
 use crate::netlink::{Kernel, LinkNames, NetlinkError};
 use lifeline_core::baseline::Expected;
@@ -28,15 +30,13 @@ use lifeline_core::drill;
 use lifeline_core::fib;
 use lifeline_core::net::Family;
 use lifeline_core::observation::{
-    Cluster, Gap, HostPorts, Mark, Observation, Process, Reach, Resolv, Rule, Sense, Through,
+    Cluster, Gap, Mark, Observation, Process, Reach, Rule, Sense, Through,
 };
 use lifeline_core::policy::Policy;
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -308,63 +308,6 @@ impl Look {
 
     fn remember(&self, cluster: &Cluster) {
         *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = cluster.clone();
-    }
-}
-
-/// What lies in files, read in one go off the loop.
-#[derive(Debug, Default)]
-struct Files {
-    cluster: Cluster,
-    sysctls: BTreeMap<String, String>,
-    resolv: Option<Resolv>,
-    paths: Vec<String>,
-    host_ports: Vec<HostPorts>,
-}
-
-impl Files {
-    fn read(places: &Places) -> Seen<Self> {
-        let mut gaps = Vec::new();
-        let found = Self {
-            cluster: cluster::read(places).unpack(&mut gaps),
-            sysctls: sysctls::read(&places.proc).unpack(&mut gaps),
-            resolv: resolv::read(&places.etc).unpack(&mut gaps),
-            paths: paths::read(places),
-            host_ports: host_ports::read(places).unpack(&mut gaps),
-        };
-        Seen { found, gaps }
-    }
-}
-
-/// A sense that blocks: on a thread of its own, given up at its deadline, and not begun again while an earlier one still
-/// hangs, so that a dead file system costs one thread and not one for every look.
-#[derive(Debug, Default)]
-struct Slow {
-    busy: Arc<AtomicBool>,
-}
-
-impl Slow {
-    async fn run<T: Default + Send + 'static>(
-        &self,
-        what: Sense,
-        read: impl FnOnce() -> Seen<T> + Send + 'static,
-    ) -> Seen<T> {
-        if self.busy.swap(true, Ordering::AcqRel) {
-            return Seen::nothing(what, "an earlier look still waits for it");
-        }
-        let busy = Arc::clone(&self.busy);
-        let task = tokio::task::spawn_blocking(move || {
-            let seen = read();
-            busy.store(false, Ordering::Release);
-            seen
-        });
-        match timeout(LIMIT, task).await {
-            Ok(Ok(seen)) => seen,
-            Ok(Err(e)) => {
-                self.busy.store(false, Ordering::Release);
-                Seen::nothing(what, format!("it broke off: {e}"))
-            }
-            Err(_) => Seen::nothing(what, format!("not done within {LIMIT:?}")),
-        }
     }
 }
 
