@@ -137,7 +137,6 @@ pub struct Look {
     files: Slow,
     process_table: Slow,
     owners: keepers::Owners,
-    bus: units::Bus,
 }
 
 impl Look {
@@ -156,7 +155,6 @@ impl Look {
             files: Slow::default(),
             process_table: Slow::default(),
             owners: keepers::Owners::default(),
-            bus: units::Bus::default(),
         }
     }
 
@@ -176,7 +174,7 @@ impl Look {
         let (files, processes) = self.off_the_loop(tuns);
         let (netfilter, units) = (
             self.netfilter.read(NETFILTER_LIMIT),
-            units::read(&self.bus, self.places.bus.as_deref(), &self.places.policy.unit, LIMIT),
+            units::read(self.places.bus.as_deref(), &self.places.policy.unit, LIMIT),
         );
         let net = async {
             let files = files.await.unpack(&mut seen.gaps);

@@ -5,7 +5,6 @@ use crate::children::{Call, Ran};
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use lifeline_core::observation::{Sense, Unit};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 use zbus::connection::Builder;
@@ -62,39 +61,9 @@ trait ServiceState {
     fn result(&self) -> zbus::Result<String>;
 }
 
-/// The connection of the last look, for the next: to greet the bus anew takes more calls than to ask.
-#[derive(Debug, Default)]
-pub(super) struct Bus(Mutex<Option<Connection>>);
-
-impl Bus {
-    fn kept(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks over the kept connection. It does not survive a restart of the bus: what fails over it is asked over a new one.
-    async fn ask(&self, address: Option<&str>, kubelet: &str) -> zbus::Result<Vec<Unit>> {
-        let kept = self.kept().take();
-        if let Some(bus) = kept
-            && let Ok(units) = ask(&bus, kubelet).await
-        {
-            *self.kept() = Some(bus);
-            return Ok(units);
-        }
-        let bus = connect(address).await?;
-        let units = ask(&bus, kubelet).await?;
-        *self.kept() = Some(bus);
-        Ok(units)
-    }
-}
-
 /// Reads the units.
-pub(super) async fn read(
-    bus: &Bus,
-    address: Option<&str>,
-    kubelet: &str,
-    limit: Duration,
-) -> Seen<Vec<Unit>> {
-    match timeout(limit, bus.ask(address, kubelet)).await {
+pub(super) async fn read(bus: Option<&str>, kubelet: &str, limit: Duration) -> Seen<Vec<Unit>> {
+    match timeout(limit, ask(bus, kubelet)).await {
         Ok(Ok(units)) => Seen::whole(units),
         Ok(Err(e)) => Seen::nothing(Sense::Units, format!("ask systemd over D-Bus: {}", chain(&e))),
         Err(_) => Seen::nothing(
@@ -150,6 +119,8 @@ pub async fn changes(bus: Option<&str>, unit: &str, heard: impl Fn()) -> Result<
     Err("the bus is gone".to_owned())
 }
 
+/// A connection of its own each time. A kept one does not survive a restart of the bus, and would go on where no other can be
+/// made any more: then a look would call well what an act cannot use.
 async fn connect(bus: Option<&str>) -> zbus::Result<Connection> {
     match bus {
         None => Connection::system().await,
@@ -158,11 +129,12 @@ async fn connect(bus: Option<&str>) -> zbus::Result<Connection> {
 }
 
 /// Everything at once, so that the answers come in few pieces.
-async fn ask(bus: &Connection, kubelet: &str) -> zbus::Result<Vec<Unit>> {
-    let manager = ManagerProxy::new(bus).await?;
+async fn ask(bus: Option<&str>, kubelet: &str) -> zbus::Result<Vec<Unit>> {
+    let bus = connect(bus).await?;
+    let manager = ManagerProxy::new(&bus).await?;
     let units = [kubelet, TAILSCALED].map(async |name| {
         let path = manager.load_unit(name).await?;
-        unit(bus, name, path).await
+        unit(&bus, name, path).await
     });
     try_join_all(units).await
 }
@@ -245,8 +217,7 @@ mod tests {
 
     async fn ask_at(address: &str) -> Seen<Vec<Unit>> {
         let start = Instant::now();
-        let limit = Duration::from_millis(300);
-        let seen = read(&Bus::default(), Some(address), "k3s-agent.service", limit).await;
+        let seen = read(Some(address), "k3s-agent.service", Duration::from_millis(300)).await;
         assert!(start.elapsed() < Duration::from_secs(2));
         assert_eq!((seen.found.len(), seen.gaps.len()), (0, 1));
         seen
