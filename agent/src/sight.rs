@@ -32,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// what a program may take that hangs in it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// A look that ended no longer ago than this is of now: many times what it takes to write down that an incident is opened.
+/// A look that ended no longer ago than this is of now: between it and the incident that it opens, two lines are written to disk.
 const JUST_NOW: Duration = Duration::from_millis(300);
 
 /// Changes that come within this time are looked at once.

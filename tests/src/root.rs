@@ -69,7 +69,6 @@ pub fn ensure(gear: Gear, progress: &Progress) -> Result<PathBuf> {
     if root.join("usr/lib/systemd/systemd").is_file() {
         return Ok(root);
     }
-    clear(&cache, KIND)?;
     progress.say(format!(
         "building the nodes' Debian root ({}, about {} MB, once; usually {} s) from {}",
         recipe.codename,
@@ -80,9 +79,7 @@ pub fn ensure(gear: Gear, progress: &Progress) -> Result<PathBuf> {
     let building = cache.join(format!("building-root-{}", recipe.key()));
     fetching::patiently("debootstrap", progress, || {
         // What a try has left half done is no beginning for the next.
-        if building.exists() {
-            fs::remove_dir_all(&building).doing(|| format!("remove {}", building.display()))?;
-        }
+        clear(&cache, KIND)?;
         build(&recipe, &building, progress)
     })?;
     fs::rename(&building, &root).doing(|| format!("move the root to {}", root.display()))?;

@@ -51,7 +51,7 @@ impl Kernel {
     }
 
     /// The routes alone. What is as it was at the last call is not read again, and the list is the same one then: of 100 000 each
-    /// copy takes some 24 MiB.
+    /// copy takes megabytes.
     ///
     /// # Errors
     /// As [`Self::routes`].

@@ -170,7 +170,7 @@ fn loaded(node: &Node) -> anyhow::Result<Figure> {
         met: None,
         ours: Series::new("the agent", "MiB", vec![most]),
         baseline: None,
-        note: "a list of 100 000 routes takes some 13 MiB, and is held once while nothing in it changes; when something does, the next look holds one more".to_owned(),
+        note: "the list of routes is held once while nothing in it changes; when something does, the next look holds one more, which is not measured here".to_owned(),
     };
     Ok(figure.within(&[Limit(0.5, 48.0)]))
 }

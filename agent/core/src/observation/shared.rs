@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::ops::{Deref, DerefMut};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A list whose copies are one list until one of them is changed: with 100 000 routes each copy is tens of megabytes, and the last
+/// A list whose copies are one list until one of them is changed: with 100 000 routes each copy is megabytes, and the last
 /// look, the next one, what a plan is tried on and the guard each want one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared<T>(Arc<Vec<T>>);
